@@ -1,0 +1,1 @@
+"""What the network is: SigLIP, Gemma, the action expert, their joint attention, the assembled Pi05."""

@@ -1,0 +1,1 @@
+"""What data is: the sample schema, the source card, the shard writer and parser."""

@@ -1,0 +1,66 @@
+"""The card of a source: what a person declares about one dataset before it may enter a mixture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pi05_train.errors import UserError
+from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, KINDS
+
+
+@dataclass(frozen=True)
+class SourceCard:
+    """One declared dataset; a YAML file in `data_mixtures/source/`."""
+
+    name: str
+    kind: str
+    """MM, ME, CE, HL, WD or VI."""
+    shards: str
+    """Folder with `*.tar` shards, their index and `norm_stats.json`; relative paths start at `data.root`."""
+    description: str = ""
+    cameras: list[str] = field(default_factory=list)
+    embodiment: str = ""
+    control_mode: str = ""
+    """"joint" or "end effector"; "" for sources without actions."""
+    rate_hz: float = 0.0
+    state_dim: int = 0
+    action_dim: int = 0
+    delta_mask: list[bool] = field(default_factory=list)
+    """Leading action dimensions that are trained relative to the chunk's first state (True) or absolute (False)."""
+    licence: str = ""
+    origin: str = ""
+    """Where the data comes from: a URL, or the command that makes it."""
+
+    @property
+    def has_actions(self) -> bool:
+        return self.kind in ACTION_KINDS
+
+
+def check_card(card: SourceCard) -> None:
+    """Refuse a card that cannot describe a source."""
+    where = f"source card {card.name}"
+    if card.kind not in KINDS:
+        raise UserError(f"{where}, kind", got=repr(card.kind), expected="one of " + ", ".join(KINDS), do="correct it")
+    unknown = [camera for camera in card.cameras if camera not in CAMERAS]
+    if unknown:
+        raise UserError(f"{where}, cameras", got=unknown, expected=f"names among {list(CAMERAS)}", do="rename them")
+    if not card.cameras:
+        raise UserError(f"{where}, cameras", got="an empty list", expected="at least one camera", do="name the cameras")
+    if card.has_actions and (card.action_dim < 1 or card.state_dim < 1 or card.rate_hz <= 0):
+        raise UserError(
+            f"{where}, state_dim, action_dim, rate_hz",
+            got=(card.state_dim, card.action_dim, card.rate_hz),
+            expected=f"positive numbers for kind {card.kind}",
+            do="fill them in",
+        )
+    if card.has_actions and card.control_mode not in ("joint", "end effector"):
+        raise UserError(
+            f"{where}, control_mode", got=repr(card.control_mode), expected="'joint' or 'end effector'", do="correct it"
+        )
+    if len(card.delta_mask) > min(card.action_dim, card.state_dim):
+        raise UserError(
+            f"{where}, delta_mask",
+            got=f"{len(card.delta_mask)} entries",
+            expected=f"at most min(state_dim, action_dim) = {min(card.action_dim, card.state_dim)}",
+            do="shorten it",
+        )
