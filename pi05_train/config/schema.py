@@ -1,0 +1,77 @@
+"""The whole configuration of a run, gathered from the rooms' own dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pi05_train.checkpoint.config import CheckpointConfig
+from pi05_train.config.run_parts import EngineConfig, LoggerConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from pi05_train.model.config import ModelConfig
+from pi05_train.objective.config import ObjectiveConfig
+from pi05_train.processing.augmentation_config import AugmentationConfig
+from pi05_train.processing.templates import Templates
+from pi05_train.samples.mixture_config import MixtureConfig
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizers: a name under `tokenizers/`, or a folder that `pi05 tokenizer fit` wrote."""
+
+    text: str
+    fast: str
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A weighting of the one objective."""
+
+    name: str
+    objective: ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How samples reach the network."""
+
+    root: str
+    """Folder that the cards' relative `shards` start from."""
+    global_batch_samples: int
+    """Samples per optimizer step, over all ranks and micro-steps."""
+    micro_batch_samples: int
+    """Samples per forward pass; lowers memory, never changes numbers beyond rounding."""
+    workers: int
+    """Loader processes; never changes which samples are seen."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out evaluation and closed-loop rollouts."""
+
+    samples_per_source: int
+    """Held-out samples per source."""
+    euler_steps: int
+    """Denoising steps (paper: 10)."""
+    max_text_tokens: int
+    """Longest generated answer."""
+    episodes_per_task: int
+    """Closed-loop episodes per task; 0 leaves the simulators alone."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run."""
+
+    run: RunConfig
+    model: ModelConfig
+    stage: StageConfig
+    mixture: MixtureConfig
+    tokenizer: TokenizerConfig
+    templates: Templates
+    augmentation: AugmentationConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    engine: EngineConfig
+    checkpoint: CheckpointConfig
+    logger: LoggerConfig
+    evaluation: EvaluationConfig

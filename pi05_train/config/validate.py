@@ -1,0 +1,117 @@
+"""Combinations that cannot be right, refused before any accelerator time is spent."""
+
+from __future__ import annotations
+
+from pi05_train.config.schema import Config
+from pi05_train.errors import UserError
+from pi05_train.samples.card import check_card
+
+
+def validate(config: Config) -> None:
+    """Raise UserError on the first contradiction between fields."""
+    _check_model(config)
+    _check_objective(config)
+    _check_mixture(config)
+    _check_batch_and_schedule(config)
+
+
+def _check_model(config: Config) -> None:
+    model, vision = config.model, config.model.vision
+    if vision.image_size % vision.patch_size:
+        raise UserError(
+            "model.vision.image_size",
+            got=vision.image_size,
+            expected=f"a multiple of model.vision.patch_size={vision.patch_size}",
+            do="change one of them",
+        )
+    if vision.width % vision.heads:
+        raise UserError(
+            "model.vision.width",
+            got=vision.width,
+            expected=f"a multiple of model.vision.heads={vision.heads}",
+            do="change one of them",
+        )
+    if model.head_dim % 2:
+        raise UserError("model.head_dim", got=model.head_dim, expected="an even number (RoPE turns pairs)", do="change it")
+    if model.heads % model.kv_heads:
+        raise UserError(
+            "model.heads", got=model.heads, expected=f"a multiple of model.kv_heads={model.kv_heads}", do="change it"
+        )
+
+
+def _check_objective(config: Config) -> None:
+    objective = config.stage.objective
+    if objective.alpha < 0:
+        raise UserError("stage.objective.alpha", got=objective.alpha, expected="0 or more", do="change it")
+    if objective.alpha > 0 and not objective.expert:
+        raise UserError(
+            "stage.objective.alpha",
+            got=f"{objective.alpha} without an action expert",
+            expected="alpha=0 when stage.objective.expert=false",
+            do="set stage.objective.expert=true, or alpha to 0",
+        )
+    if objective.insulation and not objective.expert:
+        raise UserError(
+            "stage.objective.insulation",
+            got="true without an action expert",
+            expected="false when stage.objective.expert=false",
+            do="there is nothing to insulate; set it to false",
+        )
+    if objective.flow_draws < 1:
+        raise UserError("stage.objective.flow_draws", got=objective.flow_draws, expected="1 or more", do="change it")
+
+
+def _check_mixture(config: Config) -> None:
+    enabled = {name: entry for name, entry in config.mixture.sources.items() if entry.enabled}
+    if not enabled:
+        raise UserError("mixture.sources", got="no enabled source", expected="at least one", do="enable a source")
+    for name, entry in enabled.items():
+        check_card(entry.card)
+        if entry.card.name != name:
+            raise UserError(
+                f"mixture.sources.{name}.card.name",
+                got=repr(entry.card.name),
+                expected=f"{name!r}, the key it stands under",
+                do="use the same name",
+            )
+        if not entry.weight > 0:
+            raise UserError(
+                f"mixture.sources.{name}.weight",
+                got=entry.weight,
+                expected="a positive share",
+                do=f"to leave the source out set mixture.sources.{name}.enabled=false",
+            )
+        if entry.card.action_dim > config.model.action_dim:
+            raise UserError(
+                f"mixture.sources.{name}.card.action_dim",
+                got=entry.card.action_dim,
+                expected=f"at most model.action_dim={config.model.action_dim}",
+                do="choose a wider model",
+            )
+    if config.stage.objective.alpha > 0 and not any(entry.card.has_actions for entry in enabled.values()):
+        raise UserError(
+            "mixture.sources",
+            got="no source with actions",
+            expected="at least one of kind MM, ME or CE when stage.objective.alpha > 0",
+            do="enable one, or set alpha to 0",
+        )
+
+
+def _check_batch_and_schedule(config: Config) -> None:
+    data, schedule = config.data, config.schedule
+    if data.micro_batch_samples < 1 or data.global_batch_samples % data.micro_batch_samples:
+        raise UserError(
+            "data.global_batch_samples",
+            got=data.global_batch_samples,
+            expected=f"a multiple of data.micro_batch_samples={data.micro_batch_samples}",
+            do="change one of them",
+        )
+    if config.run.steps < 1:
+        raise UserError("run.steps", got=config.run.steps, expected="1 or more", do="change it")
+    if schedule.warmup_steps > config.run.steps:
+        raise UserError(
+            "schedule.warmup_steps",
+            got=schedule.warmup_steps,
+            expected=f"at most run.steps={config.run.steps}",
+            do="shorten the warm-up",
+        )
