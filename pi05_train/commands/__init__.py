@@ -1,0 +1,1 @@
+"""Thin verbs of the one console command `pi05`."""

@@ -1,0 +1,134 @@
+"""`pi05`: parse the verb, run it, turn a UserError into one sentence. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from pi05_train.errors import UserError
+
+OVERRIDES_HELP = "Hydra overrides, e.g. experiment=demo_pretrain run.steps=10 mixture.sources.sim_web.enabled=false"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 refused with a sentence, 130 interrupted; anything else is a bug with its traceback."""
+    arguments = _parser().parse_args(argv)
+    verb: Callable[[argparse.Namespace], None] = arguments.verb
+    try:
+        verb(arguments)
+    except UserError as error:
+        if arguments.debug:
+            raise
+        print(f"pi05: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("pi05: interrupted; start the same command again to go on where it was.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pi05", description="Train pi0.5 the way its paper says.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    demo = verbs.add_parser("demo", help="the whole recipe, small but real, in about ten minutes on two CPU cores")
+    demo.add_argument("--folder", default="runs/demo", help="run folder (default: %(default)s)")
+    demo.set_defaults(verb=_demo)
+
+    train = verbs.add_parser("train", help="train one stage, or go on where it stopped")
+    train.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    train.set_defaults(verb=_train)
+
+    evaluate = verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators")
+    evaluate.add_argument("run", help="run folder of a stage")
+    evaluate.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)")
+    evaluate.set_defaults(verb=_evaluate)
+
+    report = verbs.add_parser("report", help="one HTML page of one or more stages' run folders")
+    report.add_argument("runs", nargs="+", help="run folders, in the order of the stages")
+    report.add_argument("--output", default=None, help="where to write it (default: report.html in the last run folder)")
+    report.set_defaults(verb=_report)
+
+    _add_data(verbs.add_parser("data", help="simulate, index, describe"))
+    _add_tokenizer(verbs.add_parser("tokenizer", help="fit the text and action tokenizers"))
+    return parser
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
+    simulate = verbs.add_parser("simulate", help="record the demo's six sources in simulators")
+    simulate.add_argument("root", help="folder that gets one sub-folder per source")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--workers", type=int, default=2, help="processes; never changes the result")
+    simulate.set_defaults(verb=_simulate)
+    index = verbs.add_parser("index", help="index the shards of a source and compute its statistics")
+    index.add_argument("cards", nargs="+", help="names of cards in data_mixtures/source, or paths of card files")
+    index.add_argument("--root", required=True, help="folder that the cards' relative `shards` start from")
+    index.set_defaults(verb=_index)
+    mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs per source")
+    mixture.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    mixture.set_defaults(verb=_mixture)
+
+
+def _add_tokenizer(tokenizer: argparse.ArgumentParser) -> None:
+    verbs = tokenizer.add_subparsers(title="verbs", metavar="VERB", required=True)
+    fit = verbs.add_parser("fit", help="fit a small text tokenizer and FAST on a mixture's training split")
+    fit.add_argument("folder", help="gets the sub-folders text and fast")
+    fit.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    fit.add_argument("--pieces", type=int, default=1000, help="most SentencePiece pieces (default: %(default)s)")
+    fit.add_argument("--fast-size", type=int, default=512, help="FAST vocabulary (default: %(default)s)")
+    fit.set_defaults(verb=_fit)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.demo import demo
+
+    demo(arguments.folder)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from pi05_train.train import train
+
+    train(arguments.overrides)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.evaluate import evaluate
+
+    evaluate(arguments.run, ema=arguments.weights == "ema")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.report import report
+
+    report(arguments.runs, arguments.output)
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.data import simulate
+
+    simulate(arguments.root, seed=arguments.seed, workers=arguments.workers)
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.data import index
+
+    index(arguments.cards, arguments.root)
+
+
+def _mixture(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.data import mixture
+
+    mixture(arguments.overrides)
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.tokenizer import fit
+
+    fit(arguments.folder, arguments.overrides, pieces=arguments.pieces, fast_size=arguments.fast_size)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
