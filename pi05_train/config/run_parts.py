@@ -1,0 +1,110 @@
+"""How a run is stepped, where it is written and who is told: the configuration of engine and trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pi05_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW on fp32 masters. Backbone and expert are clipped separately (openpi clips them together)."""
+
+    name: str
+    """"adamw"."""
+    learning_rate: float
+    """Peak of the schedule."""
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    """Decoupled, on every parameter."""
+    clip_backbone: float
+    """Largest gradient norm of the backbone, vision tower included."""
+    clip_expert: float
+    """Largest gradient norm of the action expert and its projections."""
+    ema_decay: float | None
+    """Share of the average kept per step, from step 0 on; null keeps no average."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps; its peak is `optimizer.learning_rate`."""
+
+    name: str
+    """"warmup_constant" or "warmup_cosine"."""
+    warmup_steps: int
+    """Linear from peak / (warmup_steps + 1) to the peak."""
+    decay_steps: int
+    """Step at which the cosine ends, warm-up included; warmup_constant ignores it."""
+    final_learning_rate: float
+    """Rate after the cosine; warmup_constant ignores it."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which engine owns the parameters, and in which precision it computes."""
+
+    name: str
+    """"single": one process, one device."""
+    precision: str
+    """Compute precision, "fp32" or "bf16"; masters, gradients and optimizer state are fp32 either way."""
+    device: str
+    """"auto" (CUDA where there is one), "cpu" or "cuda"."""
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Who is told about the run beside metrics.jsonl, and how often a row is written."""
+
+    wandb: str
+    """"offline" (files in the run folder), "online" or "disabled"; the variable WANDB_MODE wins."""
+    project: str
+    every_steps: int
+    """Steps that one row of metrics covers."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: its folder, its length, its seed."""
+
+    folder: str
+    steps: int
+    """Optimizer steps in all; raising it continues a finished run."""
+    seed: int
+    """Decides data order, augmentation, flow draws and initial weights."""
+    start_from: str | None
+    """Run folder or checkpoint whose weights begin this run; null starts from initial weights."""
+
+
+def check_run_parts(
+    optimizer: OptimizerConfig, schedule: ScheduleConfig, engine: EngineConfig, logger: LoggerConfig, run: RunConfig
+) -> None:
+    """Refuse values no run can have; each error names the key as written in YAML."""
+    _one_of("optimizer.name", optimizer.name, ("adamw",))
+    _one_of("schedule.name", schedule.name, ("warmup_constant", "warmup_cosine"))
+    _one_of("engine.name", engine.name, ("single",))
+    _one_of("engine.precision", engine.precision, ("fp32", "bf16"))
+    _one_of("engine.device", engine.device, ("auto", "cpu", "cuda"))
+    _one_of("logger.wandb", logger.wandb, ("offline", "online", "disabled"))
+    _at_least("run.steps", run.steps, 1)
+    _at_least("logger.every_steps", logger.every_steps, 1)
+    _at_least("schedule.warmup_steps", schedule.warmup_steps, 0)
+    if schedule.name == "warmup_cosine":
+        _at_least("schedule.decay_steps", schedule.decay_steps, schedule.warmup_steps + 1)
+    for key in ("learning_rate", "eps", "clip_backbone", "clip_expert"):
+        if not getattr(optimizer, key) > 0:
+            raise UserError(f"optimizer.{key}", got=getattr(optimizer, key), expected="a positive number", do="raise it")
+    decay = optimizer.ema_decay
+    if decay is not None and not 0 < decay < 1:
+        raise UserError("optimizer.ema_decay", got=decay, expected="null or a number in (0, 1)", do="correct it")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(key, got=repr(value), expected="one of " + ", ".join(allowed), do="correct it")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(key, got=value, expected=f"at least {least}", do="raise it")

@@ -1,0 +1,1 @@
+"""Who owns parameters, gradients and the step: one protocol, and the engines that keep it."""
