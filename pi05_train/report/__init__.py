@@ -1,0 +1,1 @@
+"""Run folders to one page a person reads."""
