@@ -1,0 +1,96 @@
+"""Every shipped experiment composes and validates; a typo is one sentence naming the nearest key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pi05_train.config.compose import compose, read_config, to_yaml
+from pi05_train.config.validate import validate
+from pi05_train.errors import UserError
+from pi05_train.resources import resource
+
+EXPERIMENTS = sorted(path.stem for path in (resource("conf") / "experiment").glob("*.yaml"))
+STAGES = sorted(path.stem for path in (resource("conf") / "stage").glob("*.yaml"))
+SOURCES = sorted(path.stem for path in (resource("data_mixtures") / "source").glob("*.yaml"))
+DATA = "data.root=/data"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_validates(experiment: str) -> None:
+    validate(compose([f"experiment={experiment}", DATA]))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_composes_with_the_full_model(stage: str) -> None:
+    assert compose(["experiment=pi05_posttrain", f"stage={stage}", DATA]).stage.name == stage
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_card_fits_a_mixture(source: str) -> None:
+    extra = [f"+source@mixture.sources.{source}.card={source}", f"+mixture.sources.{source}.weight=0.1"]
+    shipped = compose(["experiment=pi05_pretrain", DATA]).mixture.sources
+    config = compose(["experiment=pi05_pretrain", DATA, *([] if source in shipped else extra)])
+    assert config.mixture.sources[source].card.name == source
+
+
+def test_the_paper_numbers_are_the_papers() -> None:
+    pretrain = compose(["experiment=pi05_pretrain", DATA])
+    posttrain = compose(["experiment=pi05_posttrain", DATA])
+    assert (pretrain.run.steps, pretrain.stage.objective.alpha, pretrain.stage.objective.expert) == (280_000, 0, False)
+    assert (posttrain.run.steps, posttrain.stage.objective.alpha) == (80_000, 10)
+    assert posttrain.stage.objective.insulation
+    shares = {name: entry.weight for name, entry in pretrain.mixture.sources.items()}
+    assert shares["paper_mobile"] / sum(shares.values()) == pytest.approx(0.024)
+    high = posttrain.mixture.sources
+    assert high["paper_verbal"].weight / (high["paper_verbal"].weight + high["paper_subtasks"].weight) == pytest.approx(0.11)
+    assert "CE" not in {entry.card.kind for entry in high.values()}
+
+
+def test_paper_and_insulation_presets_differ_as_the_papers_do() -> None:
+    paper = compose(["experiment=pi05_posttrain", "stage=paper_pi05", DATA]).stage.objective
+    insulation = compose(["experiment=pi05_posttrain", "stage=knowledge_insulation", DATA]).stage.objective
+    assert (paper.alpha, paper.insulation) == (10, False)
+    assert (insulation.alpha, insulation.insulation) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("optimizer.learning_rat=1e-3", r"optimizer\.learning_rat: .*did you mean 'optimizer\.learning_rate'"),
+        ("experiment=demo_pretrian", r"experiment: .*did you mean 'demo_pretrain'"),
+        ("mixture.sources.sim_wib.enabled=false", r"sim_wib.*did you mean 'mixture\.sources\.sim_web\.enabled'"),
+        ("stagee=pretrain", r"stagee: .*did you mean 'stage'"),
+        ("+optimizer.momentum=0.9", r"optimizer\.momentum: got an unknown key"),
+        ("run.steps=many", r"run\.steps: got 'many', expected a value of type int"),
+        ("data.micro_batch_samples=5", r"data\.global_batch_samples: got 32, expected a multiple"),
+        ("stage.objective.alpha=10", r"stage\.objective\.alpha: got 10\.0 without an action expert"),
+        ("mixture.sources.sim_web.weight=0", r"sim_web\.weight: got 0\.0, expected a positive share"),
+        ("model.action_dim=7", r"action_dim: got 14, expected at most model\.action_dim=7"),
+        ("run.steps=3", r"schedule\.warmup_steps: got 30, expected at most run\.steps=3"),
+        ("run.folder=???", r"run\.folder"),
+    ],
+)
+def test_bad_overrides_are_refused_in_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        compose(["experiment=demo_pretrain", override])
+    assert re.search(sentence, str(refused.value)), str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_ablation_is_one_override() -> None:
+    config = compose(["experiment=demo_pretrain", "mixture.sources.sim_web.enabled=false"])
+    assert not config.mixture.sources["sim_web"].enabled
+
+
+def test_the_resolved_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = compose(["experiment=demo_posttrain"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no config.yaml"):
+        read_config(tmp_path / "config.yaml")
