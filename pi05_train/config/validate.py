@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pi05_train.checkpoint.config import check_checkpoint
+from pi05_train.config.run_parts import check_run_parts
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
 from pi05_train.samples.card import check_card
@@ -9,6 +11,8 @@ from pi05_train.samples.card import check_card
 
 def validate(config: Config) -> None:
     """Raise UserError on the first contradiction between fields."""
+    check_run_parts(config.optimizer, config.schedule, config.engine, config.logger, config.run)
+    check_checkpoint(config.checkpoint)
     _check_model(config)
     _check_objective(config)
     _check_mixture(config)
@@ -106,8 +110,6 @@ def _check_batch_and_schedule(config: Config) -> None:
             expected=f"a multiple of data.micro_batch_samples={data.micro_batch_samples}",
             do="change one of them",
         )
-    if config.run.steps < 1:
-        raise UserError("run.steps", got=config.run.steps, expected="1 or more", do="change it")
     if schedule.warmup_steps > config.run.steps:
         raise UserError(
             "schedule.warmup_steps",
