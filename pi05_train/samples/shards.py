@@ -1,0 +1,221 @@
+"""Shards: plain WebDataset tars, one self-contained sample per anchor frame.
+
+Members of a sample, in order: `{key}.json`, `{key}.lowdim.npz` (when it has numbers), `{key}.{camera}.jpg`. The JSON
+lists what must follow it (`lowdim`, `cameras`), so that a shortened sample is never taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pi05_train.errors import UserError
+from pi05_train.samples.card import SourceCard
+from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, KINDS, Box, Sample
+
+SCHEMA_VERSION = 1
+LOWDIM = ("state", "actions", "action_valid")
+_TEXT = ("task", "subtask", "verbal_instruction", "question", "answer")
+_PLAIN = ("key", "source", "kind", *_TEXT, "embodiment", "control_mode", "rate_hz", "environment_id")
+_TAIL = ("episode", "frame", "split", "success", "provenance")
+_LONGEST_NAME = 99
+"""Bytes of a ustar member name; longer ones need extension headers that cost 1 KB each."""
+
+
+def write_shards(folder: Path, samples: Iterable[Sample], *, samples_per_shard: int = 1000) -> list[Path]:
+    """Write `shard-000000.tar`, ... into `folder` and return their paths; all appear together at the end.
+
+    The same samples give the same bytes. Refuses (UserError) a folder that already holds shards, a repeated key, and
+    any sample that `parse_sample` would refuse. The order of `samples` is the order in the shards: hand them over
+    shuffled.
+    """
+    import webdataset  # imports torch; readers of shards need neither
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if present := sorted(path.name for path in folder.glob("*.tar")):
+        raise UserError(f"shard folder {folder}", got=present[0], expected="no shards yet", do="choose an empty folder")
+    keys: set[str] = set()
+    partial: list[Path] = []
+    stream = iter(samples)
+    try:
+        while group := list(islice(stream, samples_per_shard)):
+            partial.append(folder / f"shard-{len(partial):06d}.tar.partial")
+            with partial[-1].open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as writer:
+                for sample in group:
+                    _write(writer, sample, keys)
+        return [path.rename(path.with_suffix("")) for path in partial]
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+
+
+def _write(writer: Any, sample: Sample, keys: set[str]) -> None:
+    where = f"sample {sample.key} of source {sample.source}"
+    if sample.key in keys:
+        raise UserError(where, got="its key twice", expected="unique keys", do="number the episodes apart")
+    keys.add(sample.key)
+    members = sample_members(sample)
+    parse_sample(members)
+    longest = max(len(f"{sample.key}.{extension}".encode()) for extension in members)
+    if not sample.key or "." in sample.key or "/" in sample.key or longest > _LONGEST_NAME:
+        raise UserError(
+            f"{where}, key",
+            got=repr(sample.key),
+            expected=f"no dot, no slash, member names of at most {_LONGEST_NAME} bytes",
+            do="use {episode:08d}_{frame:06d}",
+        )
+    for extension, content in members.items():  # one call each: TarWriter sorts the members of a call by name
+        writer.write({"__key__": sample.key, extension: content})
+
+
+def sample_members(sample: Sample) -> dict[str, bytes]:
+    """The sample's members in shard order, extension to bytes; the same sample gives the same bytes."""
+    arrays = {name: array for name in LOWDIM if (array := getattr(sample, name)) is not None}
+    header: dict[str, Any] = {"schema": SCHEMA_VERSION} | {name: getattr(sample, name) for name in (*_PLAIN, *_TAIL)}
+    header["boxes"] = [asdict(box) for box in sample.boxes]
+    header["lowdim"] = list(arrays)
+    header["cameras"] = list(sample.images)
+    members = {"json": json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()}
+    if arrays:
+        members["lowdim.npz"] = _npz(arrays)
+    return members | {f"{camera}.jpg": jpeg for camera, jpeg in sample.images.items()}
+
+
+def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """What numpy.savez writes, with the time stamps fixed by us rather than by numpy's present habit."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), content.getvalue())
+    return buffer.getvalue()
+
+
+def parse_header(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON member's fields; `where` names the sample in the UserError about a malformed or foreign one."""
+    try:
+        header = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{where}, json", got=error, expected="valid JSON", do="convert the source again") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA_VERSION:
+        got = header.get("schema") if isinstance(header, dict) else type(header).__name__
+        raise UserError(
+            f"{where}, json, schema", got=got, expected=SCHEMA_VERSION, do="convert the source with this version"
+        )
+    expected = {"schema", *_PLAIN, *_TAIL, "boxes", "lowdim", "cameras"}
+    if header.keys() != expected:
+        raise UserError(
+            f"{where}, json, fields",
+            got=f"missing {sorted(expected - header.keys())}, unknown {sorted(header.keys() - expected)}",
+            expected="the sample schema's fields",
+            do="convert the source again",
+        )
+    return header
+
+
+def declared_members(header: dict[str, Any]) -> list[str]:
+    """Extensions that the sample with this header must have, in shard order."""
+    return ["json", *(["lowdim.npz"] if header["lowdim"] else []), *(f"{name}.jpg" for name in header["cameras"])]
+
+
+def parse_lowdim(content: bytes, header: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """state [S] float32, actions [H, A] float32, action_valid [H] bool, as declared; refuses anything not finite."""
+    where = f"sample {header['key']} of source {header['source']}"
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{where}, lowdim.npz", got=error, expected="numpy arrays", do="convert it again") from error
+    if list(arrays) != header["lowdim"]:
+        raise UserError(
+            f"{where}, lowdim.npz", got=list(arrays), expected=f"the arrays {header['lowdim']}", do="convert it again"
+        )
+    ranks = {"state": (1, np.float32), "actions": (2, np.float32), "action_valid": (1, np.bool_)}
+    for name, array in arrays.items():
+        rank, dtype = ranks[name]
+        if array.ndim != rank or array.dtype != dtype or 0 in array.shape:
+            raise UserError(
+                f"{where}, {name}",
+                got=f"{array.dtype} {list(array.shape)}",
+                expected=f"{np.dtype(dtype)}, {rank} dimensions, none of them 0",
+                do="correct the converter",
+            )
+        if dtype is np.float32 and not np.isfinite(array).all():
+            raise UserError(f"{where}, {name}", got="NaN or Inf", expected="finite numbers", do="drop the sample")
+    steps = {name: len(arrays[name]) for name in ("actions", "action_valid") if name in arrays}
+    if len(steps) == 1 or len(set(steps.values())) > 1 or ("actions" in arrays and not arrays["action_valid"][0]):
+        raise UserError(
+            f"{where}, actions and action_valid",
+            got=f"{steps} steps",
+            expected="both, equally long, the first step valid",
+            do="correct the converter",
+        )
+    return arrays
+
+
+def parse_sample(members: dict[str, bytes]) -> Sample:
+    """The sample whose members (extension to bytes: "json", "lowdim.npz", "base_0_rgb.jpg") these are.
+
+    Refuses (UserError naming the key) missing or surplus members, numbers that are not finite, wrong shapes, and
+    images that do not begin and end as JPEG files do. Images are not decoded.
+    """
+    if "json" not in members:
+        raise UserError(f"sample with members {sorted(members)}", got="no json", expected="one", do="convert it again")
+    header = parse_header(members["json"], "a sample")
+    where = f"sample {header['key']} of source {header['source']}"
+    if sorted(members) != sorted(declared_members(header)):
+        raise UserError(
+            f"{where}, members", got=sorted(members), expected=declared_members(header), do="convert the source again"
+        )
+    cameras = list(header["cameras"])
+    if not cameras or cameras != [name for name in CAMERAS if name in cameras]:
+        raise UserError(f"{where}, cameras", got=cameras, expected=f"some of {list(CAMERAS)}, in order", do="rename")
+    images = {camera: members[f"{camera}.jpg"] for camera in cameras}
+    for camera, jpeg in images.items():
+        if jpeg[:2] != b"\xff\xd8" or jpeg[-2:] != b"\xff\xd9":
+            raise UserError(f"{where}, {camera}.jpg", got="no whole JPEG", expected="one JPEG file", do="convert again")
+    if header["kind"] not in KINDS or header["split"] not in ("train", "heldout"):
+        raise UserError(
+            f"{where}, kind and split",
+            got=(header["kind"], header["split"]),
+            expected=f"one of {list(KINDS)}, and train or heldout",
+            do="correct the converter",
+        )
+    fields = {name: header[name] for name in (*_PLAIN, *_TAIL)}
+    fields |= parse_lowdim(members["lowdim.npz"], header) if header["lowdim"] else {}
+    try:
+        return Sample(images=images, boxes=tuple(Box(**box) for box in header["boxes"]), **fields)
+    except TypeError as error:
+        raise UserError(f"{where}, boxes", got=error, expected="the fields of Box", do="convert it again") from error
+
+
+def check_sample(sample: Sample, card: SourceCard) -> None:
+    """Refuse (UserError naming the key) a sample that is not what its source's card declares."""
+    where = f"sample {sample.key} of source {sample.source}"
+
+    def require(what: str, got: object, expected: object) -> None:
+        if got != expected:
+            raise UserError(f"{where}, {what}", got=got, expected=f"the card's {expected}", do="correct one of them")
+
+    require("source", sample.source, card.name)
+    require("kind", sample.kind, card.kind)
+    if surplus := [camera for camera in sample.images if camera not in card.cameras]:
+        raise UserError(f"{where}, cameras", got=surplus, expected=f"some of {card.cameras}", do="correct the card")
+    if sample.state is not None or card.has_actions:
+        require("state_dim", 0 if sample.state is None else len(sample.state), card.state_dim)
+    if sample.kind in ACTION_KINDS:
+        require("action_dim", 0 if sample.actions is None else sample.actions.shape[1], card.action_dim)
+        require("control_mode", sample.control_mode, card.control_mode)
+        require("rate_hz", sample.rate_hz, card.rate_hz)
+    elif sample.actions is not None:
+        require("action_dim", sample.actions.shape[1], 0)
