@@ -1,0 +1,1 @@
+"""From a sample to an example, and from the network's numbers back to physical actions."""

@@ -1,0 +1,92 @@
+"""The words around the facts of a sample: format strings for every kind of prompt and target. No torch here.
+
+Only the low-level prompt is published (openpi `models/tokenizer.py`). The strings that the paper's authors trained
+high-level, web and verbal-instruction samples with were never released: those defaults are this project's choice,
+after the paper's figures 3 and 4. Another choice is a few strings of configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from string import Formatter
+
+from pi05_train.errors import UserError
+
+TASK_FIELDS = frozenset({"task", "subtask", "state", "control_mode"})
+ALLOWED: dict[str, frozenset[str]] = {
+    "low_level": TASK_FIELDS,
+    "low_level_end": frozenset(),
+    "control_mode": frozenset({"control_mode"}),
+    "high_level_prompt": frozenset({"task", "state"}),
+    "high_level_target": frozenset({"boxes", "subtask"}),
+    "high_level_target_without_boxes": frozenset({"subtask"}),
+    "box_line": frozenset({"box"}),
+    "web_prompt": frozenset({"question"}),
+    "web_target": frozenset({"answer"}),
+    "verbal_prompt": frozenset({"task", "verbal_instruction", "state"}),
+    "verbal_target": frozenset({"subtask"}),
+}
+"""Which fields each template may name."""
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Format strings. A prefix gets BOS in front, a target EOS behind; neither is written here."""
+
+    low_level: str = "Task: {task}, State: {state};\nAction: "
+    """{task} is the subtask where the sample has one, else its task; {subtask} is the subtask alone ("" if none)."""
+    low_level_end: str = "|"
+    """Stands between the last FAST id and EOS."""
+    control_mode: str = "<control mode> {control_mode} <control mode>"
+    """What {control_mode} becomes in `low_level`; "" for a sample without one."""
+    high_level_prompt: str = "Task: {task}. Subtask: "
+    high_level_target: str = "Bounding boxes:\n{boxes}\nSubtask: {subtask}"
+    high_level_target_without_boxes: str = "Subtask: {subtask}"
+    box_line: str = "{box}"
+    """One labelled box; the lines of {boxes} are joined by newlines."""
+    web_prompt: str = "{question}\n"
+    web_target: str = "{answer}"
+    verbal_prompt: str = "Task: {task}. Instruction: {verbal_instruction}. Subtask: "
+    verbal_target: str = "Subtask: {subtask}"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            check_template(field.name, getattr(self, field.name), ALLOWED[field.name])
+
+
+PRESETS: dict[str, Templates] = {
+    "openpi": Templates(),
+    "paper": Templates(
+        low_level="Task: {task} {control_mode}, State: {state};\nAction: ",
+        high_level_prompt="How would you {task}?\n",
+        verbal_prompt="How would you {task}? {verbal_instruction}\n",
+    ),
+}
+"""Shipped choices: openpi's prompt with our defaults, and the wording of the paper's sections IV-C and figure 4."""
+
+
+def check_template(name: str, template: str, allowed: frozenset[str]) -> None:
+    """Refuse a template that names a field it cannot be given."""
+    try:
+        named = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise UserError(
+            f"templates.{name}", got=repr(template), expected=f"a format string ({error})", do="balance its braces"
+        ) from error
+    if named - allowed:
+        raise UserError(
+            f"templates.{name}",
+            got=", ".join("{" + field + "}" for field in sorted(named - allowed)),
+            expected=", ".join("{" + field + "}" for field in sorted(allowed)) or "no field",
+            do="remove the unknown field",
+        )
+
+
+def names_field(template: str, field: str) -> bool:
+    """Whether the template asks for `field`."""
+    return any(named == field for _, named, _, _ in Formatter().parse(template))
+
+
+def clean(text: str) -> str:
+    """openpi's cleaning of inserted text: strip, then underscores and newlines become spaces; case is kept."""
+    return text.strip().replace("_", " ").replace("\n", " ")

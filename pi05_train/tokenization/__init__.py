@@ -1,0 +1,1 @@
+"""What text, boxes, states and actions are as tokens."""
