@@ -14,4 +14,4 @@ from tests.synthetic import write_synthetic_world
 def synthetic_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, SourceCard]]:
     """Root folder (the cards' `shards` are relative to it) and the cards by name, one source of each kind."""
     root = tmp_path_factory.mktemp("synthetic_world")
-    return root, write_synthetic_world(root, index=False)
+    return root, write_synthetic_world(root)

@@ -72,9 +72,7 @@ def write_synthetic_world(root: Path, *, samples_per_shard: int = 16, index: boo
 def synthetic_samples(card: SourceCard, *, episodes: int = EPISODES, frames: int = FRAMES) -> list[Sample]:
     """`episodes * frames` samples in a fixed shuffled order; episode 3 mod 4 is held out, episode 2 mod 4 failed."""
     rng = np.random.default_rng([ord(letter) for letter in card.name])
-    samples = [
-        _sample(card, rng, episode, frame, frames) for episode in range(episodes) for frame in range(frames)
-    ]
+    samples = [_sample(card, rng, episode, frame, frames) for episode in range(episodes) for frame in range(frames)]
     return [samples[i] for i in rng.permutation(len(samples))]
 
 

@@ -1,0 +1,230 @@
+"""The index beside a source's shards: where every sample stands, and the few columns that filters need.
+
+`index.npy` holds one 32-byte record per sample (memory-mapped: a worker pays for the rows it touches), `index.parquet`
+the string columns, `index.json` the shards' names, sizes and hashes. It is written last, so it vouches for the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pi05_train.errors import UserError
+from pi05_train.samples.shards import declared_members, parse_header
+
+SCHEMA_VERSION = 1
+RECORD = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("offset", "<u8"),
+        ("length", "<u4"),
+        ("crc32", "<u4"),
+        ("episode", "<u4"),
+        ("frame", "<u4"),
+        ("n_tokens", "<u2"),  # 0: not counted
+        ("flags", "<u2"),
+    ]
+)
+HELDOUT, FAILED = 1, 2
+COLUMNS = ("key", "environment_id", "task")
+_BLOCK = 512
+_END_OF_ARCHIVE = bytes(2 * _BLOCK)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file as it was when it was indexed."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """An opened index; row i of `records` and of every column is the same sample."""
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    records: NDArray[np.void]
+    fingerprint: str
+    """sha256 of what the source holds, wherever it stands: two copies of a source share it."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Index:
+        """The index of the source in `folder`; reads sizes and the index files, not the shards.
+
+        Refuses (UserError) a missing, damaged or foreign index and a shard that is gone or has another size.
+        """
+        again = f"run `pi05 data index {folder}`"
+        path = folder / "index.json"
+        if not path.is_file():
+            raise UserError(f"index of {folder}", got="no index.json", expected="an indexed source", do=again)
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path}", got=error, expected="valid JSON", do=again) from error
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{path}, schema_version", got=content.get("schema_version"), expected=SCHEMA_VERSION, do=again
+            )
+        if not content["samples"]:
+            raise UserError(f"source {folder}", got="0 samples", expected="at least one", do="convert the source again")
+        for name, digest in content["files"].items():
+            got = _sha256(folder / name) if (folder / name).is_file() else "no such file"
+            if got != digest:
+                raise UserError(f"{folder / name}, sha256", got=got, expected=digest, do=again)
+        shards = tuple(Shard(**shard) for shard in content["shards"])
+        for shard in shards:
+            size = (folder / shard.name).stat().st_size if (folder / shard.name).is_file() else "no such file"
+            if size != shard.size_bytes:
+                raise UserError(
+                    f"shard {folder / shard.name}, bytes",
+                    got=size,
+                    expected=f"{shard.size_bytes} as indexed",
+                    do=f"restore the shard, or {again} if the source was changed on purpose",
+                )
+        records = np.load(folder / "index.npy", mmap_mode="r")
+        assert records.dtype == RECORD
+        assert len(records) == content["samples"]
+        return cls(folder, shards, records, _fingerprint(content))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @cached_property
+    def columns(self) -> dict[str, NDArray[np.object_]]:
+        """The string columns `COLUMNS` by name, one entry per row; read on first use."""
+        table = pq.read_table(self.folder / "index.parquet", use_threads=False)
+        return {name: table[name].to_numpy() for name in COLUMNS}
+
+    def path(self, row: int) -> Path:
+        """The shard that holds `row`."""
+        return self.folder / self.shards[int(self.records["shard"][row])].name
+
+
+def build_index(folder: Path) -> Path:
+    """Index every `*.tar` of `folder` in one pass and return the path of `index.json`.
+
+    Refuses (UserError) an empty source, a truncated or damaged tar (also one cut between two members), a sample
+    without the members it declares, and a key that comes twice or whose members are not together.
+    """
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
+        raise UserError(f"source {folder}", got="no *.tar shards", expected="at least one", do="convert the source")
+    keys: set[str] = set()
+    records: list[tuple[int, ...]] = []
+    columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    for number, path in enumerate(paths):
+        for offset, length, crc32, header in _walk(path, keys):
+            flags = HELDOUT * (header["split"] == "heldout") | FAILED * (not header["success"])
+            records.append((number, offset, length, crc32, header["episode"], header["frame"], 0, flags))
+            for name in COLUMNS:
+                columns[name].append(header[name])
+    if not records:
+        raise UserError(f"source {folder}", got="0 samples", expected="at least one", do="convert the source again")
+    return _write(folder, paths, np.array(records, RECORD), columns)
+
+
+def _write(folder: Path, paths: list[Path], records: NDArray[np.void], columns: dict[str, list[str]]) -> Path:
+    def put(name: str) -> Path:
+        return folder / f"{name}.partial"
+
+    with put("index.npy").open("wb") as file:
+        np.save(file, records)
+    pq.write_table(pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}),
+                   put("index.parquet"))  # fmt: skip
+    strings = hashlib.sha256()
+    for column in columns.values():
+        for text in column:
+            strings.update(f"{len(text)} {text}".encode())
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "samples": len(records),
+        "shards": [{"name": path.name, "size_bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths],
+        "records_sha256": hashlib.sha256(records.tobytes()).hexdigest(),
+        "strings_sha256": strings.hexdigest(),
+        "files": {name: _sha256(put(name)) for name in ("index.npy", "index.parquet")},
+    }
+    put("index.json").write_text(json.dumps(content, indent=1) + "\n")
+    for name in ("index.npy", "index.parquet", "index.json"):
+        put(name).replace(folder / name)
+    return folder / "index.json"
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    """Of everything but `files`: parquet bytes depend on the version that wrote them, the strings do not."""
+    kept = {name: value for name, value in content.items() if name != "files"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _walk(path: Path, keys: set[str]) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
+    """(offset, length, crc32, header) of each sample of one shard, members' tar headers included; adds to `keys`."""
+    again = "restore the shard or convert the source again"
+    if not path.stat().st_size:
+        raise UserError(f"shard {path}", got="an empty file", expected="a tar", do=again)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        end = 0
+        for key, members in _samples(path):
+            where = f"sample {key} in {path}"
+            if key in keys:
+                raise UserError(where, got="its key a second time", expected="one run of members per key", do=again)
+            keys.add(key)
+            start, end = members[0].offset, _end(members[-1])
+            first = data[members[0].offset_data : members[0].offset_data + members[0].size]
+            header = parse_header(first, where)
+            names = [member.name.partition(".")[2] for member in members]
+            if header["key"] != key or names != declared_members(header):
+                raise UserError(
+                    f"{where}, key and members",
+                    got=(header["key"], names),
+                    expected=(key, declared_members(header)),
+                    do=again,
+                )
+            with memoryview(data)[start:end] as view:
+                yield start, end - start, zlib.crc32(view), header
+        if data[end : end + len(_END_OF_ARCHIVE)] != _END_OF_ARCHIVE:
+            raise UserError(
+                f"shard {path} after {end} bytes", got="no end-of-archive mark", expected="a whole tar", do=again
+            )
+
+
+def _samples(path: Path) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
+    """Consecutive members that share the part of the name before the first dot."""
+    members: list[tarfile.TarInfo] = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key = member.name.partition(".")[0]
+                if members and members[0].name.partition(".")[0] != key:
+                    yield members[0].name.partition(".")[0], members
+                    members = []
+                members.append(member)
+    except tarfile.TarError as error:
+        raise UserError(
+            f"shard {path}", got=error, expected="a whole tar", do="restore the shard or convert the source again"
+        ) from error
+    if members:
+        yield members[0].name.partition(".")[0], members
+
+
+def _end(member: tarfile.TarInfo) -> int:
+    return member.offset_data + -(-member.size // _BLOCK) * _BLOCK
