@@ -94,7 +94,9 @@ def check_run_parts(
         _at_least("schedule.decay_steps", schedule.decay_steps, schedule.warmup_steps + 1)
     for key in ("learning_rate", "eps", "clip_backbone", "clip_expert"):
         if not getattr(optimizer, key) > 0:
-            raise UserError(f"optimizer.{key}", got=getattr(optimizer, key), expected="a positive number", do="raise it")
+            raise UserError(
+                f"optimizer.{key}", got=getattr(optimizer, key), expected="a positive number", do="raise it"
+            )
     decay = optimizer.ema_decay
     if decay is not None and not 0 < decay < 1:
         raise UserError("optimizer.ema_decay", got=decay, expected="null or a number in (0, 1)", do="correct it")

@@ -1,0 +1,98 @@
+"""The checkpoints of a run folder: `<run>/checkpoints/step-00001000/` holds the state after 1000 optimizer steps."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pi05_train.checkpoint.integrity import delete, is_complete, unreadable, verify, write_atomically
+from pi05_train.checkpoint.tensors import check_fit, read_tensors, shapes, stored_shapes, write_tensors
+from pi05_train.errors import UserError
+
+EXTRA = "extra.json"
+
+
+@dataclass(frozen=True)
+class DataState:
+    """Where a run stands in its data. The order is a function of these, so there is nothing more to restore."""
+
+    seed: int
+    step: int
+    """The next step to draw."""
+    fingerprint: str
+    """Of the mixture: sources, weights, filters and shard contents."""
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """The folder of the checkpoint after `step` optimizer steps."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def save(run: Path, step: int, engine_state: dict[str, Any], extra: dict[str, Any]) -> Path:
+    """Write a checkpoint and return its folder; a crash at any moment leaves the earlier ones as they were.
+
+    `engine_state` is nested dicts of tensors, `extra` anything JSON keeps exactly.
+    """
+    folder = step_folder(run, step)
+
+    def write(temporary: Path) -> None:
+        write_tensors(temporary, engine_state)
+        (temporary / EXTRA).write_text(json.dumps(extra, indent=1) + "\n")
+
+    write_atomically(folder, write)
+    return folder
+
+
+def steps_saved(run: Path) -> list[int]:
+    """Steps with a complete checkpoint, ascending."""
+    folders = (run / "checkpoints").glob("step-*")
+    matches = [(folder, re.fullmatch(r"step-(\d{8,})", folder.name)) for folder in folders]
+    return sorted(int(match[1]) for folder, match in matches if match and is_complete(folder))
+
+
+def latest(run: Path) -> int | None:
+    """The newest complete checkpoint's step; saves that were cut off do not count."""
+    return max(steps_saved(run), default=None)
+
+
+def prune(run: Path, keep_last: int) -> None:
+    """Delete all but the newest `keep_last` complete checkpoints. Call it after a save has returned."""
+    for step in steps_saved(run)[:-keep_last]:
+        delete(step_folder(run, step))
+
+
+def load(run: Path, step: int, engine_state: dict[str, Any]) -> dict[str, Any]:
+    """Fill the tensors of `engine_state` in place from the checkpoint and return its `extra`.
+
+    Refuses a checkpoint that is missing, damaged, or of another model or optimizer.
+    """
+    folder = step_folder(run, step)
+    verify(folder)
+    check_fit(
+        folder, stored_shapes(folder), shapes(engine_state), "resume with the model and optimizer the run began with"
+    )
+    read_tensors(folder, engine_state)
+    try:
+        extra: dict[str, Any] = json.loads((folder / EXTRA).read_text())
+    except ValueError as error:
+        raise unreadable(folder, error) from error
+    return extra
+
+
+def check_data_state(folder: Path, saved: dict[str, Any], now: DataState) -> None:
+    """Refuse to resume on other data: `saved` is the DataState in a checkpoint, as a dict."""
+    for key, cure in (
+        ("fingerprint", "restore the mixture and its shards, or start a new run folder with run.start_from"),
+        ("seed", "set run.seed back"),
+        ("step", "do not rename checkpoint folders"),
+    ):
+        if saved[key] != asdict(now)[key]:
+            raise UserError(
+                f"data {key} on resuming from {folder}",
+                got=asdict(now)[key],
+                expected=f"{saved[key]} as saved",
+                do=cure,
+            )

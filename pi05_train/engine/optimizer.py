@@ -1,0 +1,51 @@
+"""AdamW over two groups, backbone and expert, and clipping of each on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from pi05_train.config.run_parts import OptimizerConfig
+
+
+def make_optimizer(
+    backbone: Sequence[Parameter], expert: Sequence[Parameter], config: OptimizerConfig
+) -> torch.optim.AdamW:
+    """AdamW whose state exists from the start.
+
+    PyTorch makes a parameter's state at its first gradient; here it is made at once, so that memory runs out before
+    training or not at all, and a fresh optimizer is a complete template for a checkpoint.
+    """
+    fused = backbone[0].is_cuda
+    groups = [{"params": list(group)} for group in (backbone, expert) if group]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=(config.betas[0], config.betas[1]),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+    for parameter in (*backbone, *expert):
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu"),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def gradient_norm(parameters: Sequence[Parameter]) -> Tensor | None:
+    """The l2 norm over all gradients, on the device; None where no parameter has one."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return get_total_norm(gradients) if gradients else None
+
+
+def clip(parameters: Sequence[Parameter], largest: float, norm: Tensor | None) -> None:
+    """Scale the gradients so that their norm, measured before as `norm`, is at most `largest`."""
+    if norm is not None:
+        clip_grads_with_norm_(parameters, largest, norm)

@@ -1,0 +1,111 @@
+"""The loop: draw, step, log, save, until the steps are done or somebody asks to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+
+from pi05_train.checkpoint.config import CheckpointConfig
+from pi05_train.checkpoint.run_state import DataState, check_data_state, latest, load, prune, save, step_folder
+from pi05_train.config.run_parts import ScheduleConfig
+from pi05_train.engine.protocol import Engine
+from pi05_train.engine.schedule import learning_rate
+from pi05_train.errors import UserError
+from pi05_train.model.batch import Batch
+from pi05_train.model.config import ModelConfig
+from pi05_train.trainer.metrics import Losses, Speed
+from pi05_train.trainer.progress import ProgressView
+from pi05_train.trainer.run_folder import RunFolder
+from pi05_train.trainer.stop import stop_requests
+from pi05_train.trainer.trackers import Tracker
+
+LoaderFactory = Callable[[int], Iterator[list[Batch]]]
+"""From the first step to the micro-batches of each step from there on."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs of a run's configuration."""
+
+    steps: int
+    seed: int
+    fingerprint: str
+    """Of the mixture; a checkpoint made on another is refused."""
+    peak_learning_rate: float
+    schedule: ScheduleConfig
+    checkpoint: CheckpointConfig
+    log_every_steps: int
+    model: ModelConfig
+
+
+def fit(
+    engine: Engine,
+    make_loader: LoaderFactory,
+    plan: Plan,
+    folder: RunFolder,
+    trackers: Sequence[Tracker] = (),
+    console: Console | None = None,
+) -> int:
+    """Train until `plan.steps` optimizer steps are done, from the folder's newest checkpoint on; return the steps done.
+
+    SIGTERM finishes the step, saves and returns; SIGINT does so and raises KeyboardInterrupt; a second signal
+    interrupts at once. Interrupted or not, the same rows and weights result.
+    """
+    start, losses = resume(engine, plan, folder)
+    if start == plan.steps:
+        return start
+    loader, speed = make_loader(start), Speed(plan.model, engine.device_name)
+    with stop_requests() as stop, ProgressView(start, plan.steps, console or Console()) as view:
+        for step in range(start, plan.steps):
+            with speed.waiting_for_data():
+                micro_batches = next(loader)
+            rate = learning_rate(step, plan.peak_learning_rate, plan.schedule)
+            result = engine.train_step(micro_batches, learning_rate=rate)
+            losses.add(result)
+            speed.add(micro_batches, result)
+            view.show(step + 1, result.loss, speed.samples_per_second)
+            last = step + 1 == plan.steps
+            if last or (step + 1) % plan.log_every_steps == 0:
+                row = {"step": step, "learning_rate": rate} | losses.row() | speed.row()
+                folder.append_metrics(row)
+                for tracker in trackers:
+                    tracker.log(row)
+                losses = losses.restart()
+            if last or stop.signal is not None or (step + 1) % plan.checkpoint.every_steps == 0:
+                _save(engine, plan, folder, step + 1, losses)
+            if stop.signal is not None:
+                break
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    return step + 1
+
+
+def resume(engine: Engine, plan: Plan, folder: RunFolder) -> tuple[int, Losses]:
+    """Bring the engine to the newest checkpoint and cut metrics.jsonl there; (0, nothing) where there is none.
+
+    Refuses a checkpoint of other data or another model, and one beyond `plan.steps`.
+    """
+    start = latest(folder.path)
+    if start is None:
+        folder.cut_metrics(0)
+        return 0, Losses()
+    if start > plan.steps:
+        raise UserError(
+            "run.steps", got=plan.steps, expected=f"at least {start}, the steps already done", do="raise run.steps"
+        )
+    state = engine.state()
+    extra = load(folder.path, start, state)
+    now = DataState(seed=plan.seed, step=start, fingerprint=plan.fingerprint)
+    check_data_state(step_folder(folder.path, start), extra["data"], now)
+    engine.load_state(state)
+    folder.cut_metrics(start)
+    return start, Losses.from_state(extra["losses"])
+
+
+def _save(engine: Engine, plan: Plan, folder: RunFolder, step: int, losses: Losses) -> None:
+    data = DataState(seed=plan.seed, step=step, fingerprint=plan.fingerprint)
+    save(folder.path, step, engine.state(), {"data": asdict(data), "losses": losses.state()})
+    prune(folder.path, plan.checkpoint.keep_last)
