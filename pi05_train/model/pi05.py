@@ -1,0 +1,182 @@
+"""The whole network: vision tower, backbone and action expert, assembled.
+
+Source: pi0.5 paper section IV, openpi models/pi0.py. Parameter names map one to one to openpi's tree.
+
+Shape letters: B segments, N backbone rows, V image tokens, L labels, A segments with actions, K flow draws,
+G = A * K chunks, H horizon, D action dims, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pi05_train.model.action import ActionEnds
+from pi05_train.model.batch import Batch
+from pi05_train.model.cache import PrefixCache
+from pi05_train.model.config import ModelConfig
+from pi05_train.model.flow import noisy_actions
+from pi05_train.model.gemma import GemmaBlock, RMSNorm, Rotation, rotation
+from pi05_train.model.init import init_parameters
+from pi05_train.model.joint import JointBlock
+from pi05_train.model.plan import Segments, backbone_plan, decode_plan, expert_plan, last_backbone_plan
+from pi05_train.model.precision import compute_dtype
+from pi05_train.model.siglip import VisionTower
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one forward pass computes."""
+
+    logits_LV: Tensor
+    """Scores of the token after each label row, [L, vocab_size]."""
+    velocity_AKHD: Tensor | None
+    """None without an expert."""
+
+
+class Pi05(nn.Module):
+    """pi0.5 with (`expert=True`) or without its action expert."""
+
+    def __init__(self, config: ModelConfig, *, expert: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = VisionTower(config.vision, config.backbone.width)
+        self.embedding = nn.Embedding(config.vocab_size, config.backbone.width)
+        self.layers = nn.ModuleList(JointBlock(config) for _ in range(config.depth))
+        self.final_norm = RMSNorm(config.backbone.width)
+        self.action: ActionEnds | None = None
+        if expert:
+            self._build_expert()
+
+    def _build_expert(self) -> None:
+        for layer in self._layers():
+            layer.expert = GemmaBlock(self.config.expert, self.config, adaptive=True)
+        self.action = ActionEnds(self.config)
+
+    def init_weights(self, seed: int) -> None:
+        """Draws every parameter; the same seed gives the same weights, with or without the expert."""
+        init_parameters(self, [name for name, _ in self.named_parameters()], seed)
+
+    def add_expert(self, seed: int) -> None:
+        """Gives a model built without it the expert that `init_weights(seed)` would have made."""
+        assert self.action is None, "the model has an expert already"
+        weight = self.embedding.weight
+        with torch.device(weight.device):
+            self._build_expert()
+        for _, parameter in self.expert_parameters():
+            parameter.data = parameter.data.to(weight.dtype)
+        init_parameters(self, [name for name, _ in self.expert_parameters()], seed)
+
+    def backbone_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Named parameters of the vision tower and the backbone."""
+        return ((name, p) for name, p in self.named_parameters() if not _of_expert(name))
+
+    def expert_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Named parameters of the expert's blocks and of the action and time projections."""
+        return ((name, p) for name, p in self.named_parameters() if _of_expert(name))
+
+    def forward(self, batch: Batch, *, insulation: bool = True) -> Output:
+        """Logits at the label rows and velocities of the noisy actions.
+
+        With `insulation` no gradient runs from the actions into the backbone; the numbers stay the same.
+        """
+        segments = Segments(batch.prefix_lengths, batch.target_lengths)
+        by = self._rotation(batch.positions_N)
+        plan = backbone_plan(segments, by)
+        last = last_backbone_plan(segments, by, segments.target)
+        x: Tensor | None = self._embed(batch)
+        chunk = condition = actions = None
+        if self.action is not None:
+            chunk, condition = self._embed_actions(self.action, batch)
+            draws = batch.time_AK.shape[1]
+            chunk_segments = [s for s in batch.action_segments for _ in range(draws)]
+            actions = expert_plan(segments, chunk_segments, self.config.action_horizon, self.config.head_dim, by)
+        for index, layer in enumerate(self.layers):
+            is_last = index == self.config.depth - 1
+            x, chunk, _ = layer(x, chunk, condition, last if is_last else plan, actions, insulation=insulation)
+        assert x is not None
+        assert last.rows is not None
+        logits = self._logits(x[torch.searchsorted(last.rows, batch.label_rows_L)])
+        if self.action is None:
+            return Output(logits, None)
+        assert chunk is not None
+        assert condition is not None
+        return Output(logits, self.action.velocity(chunk, condition).view(batch.noise_AKHD.shape))
+
+    @torch.no_grad()
+    def prefill(self, batch: Batch) -> PrefixCache:
+        """Runs the prefixes of a batch without targets once; text and actions are then computed from the cache."""
+        assert not any(batch.target_lengths), "a prefix cache is made of prompts"
+        segments = Segments(batch.prefix_lengths, batch.target_lengths)
+        by = self._rotation(batch.positions_N)
+        plan = backbone_plan(segments, by)
+        last = last_backbone_plan(segments, by, [1] * batch.num_segments)
+        x = self._embed(batch)
+        memory = []
+        for index, layer in enumerate(self.layers):
+            x, _, seen = layer(x, None, None, last if index == self.config.depth - 1 else plan, None)
+            memory.append(seen)
+        actions = None
+        if self.action is not None:
+            chunks = range(batch.num_segments)
+            actions = expert_plan(segments, chunks, self.config.action_horizon, self.config.head_dim, by)
+        return PrefixCache(segments, memory, by, self._logits(x), actions)
+
+    @torch.no_grad()
+    def decode(self, cache: PrefixCache, token_ids_B: Tensor) -> Tensor:
+        """Appends one target token per segment and returns the scores of the next one, [B, vocab_size]."""
+        plan = decode_plan(cache.segments, cache.decoded, self.config.head_dim, cache.rotation)
+        x = self._embed_text(token_ids_B)
+        for index, layer in enumerate(self.layers):
+            x, _, cache.memory[index] = layer(x, None, None, plan, None, cache.memory[index])
+        cache.decoded += 1
+        return self._logits(x)
+
+    @torch.no_grad()
+    def velocity(self, cache: PrefixCache, x_BHD: Tensor, time_B: Tensor) -> Tensor:
+        """Velocity [B, H, D] of noisy chunks at flow times, given their cached prefixes; decoded tokens are unseen."""
+        assert self.action is not None, "this model was built without an action expert"
+        condition = self.action.condition(time_B)
+        chunk = self._to_compute(self.action.embed(x_BHD))
+        for layer, memory in zip(self.layers, cache.memory, strict=True):
+            _, chunk, _ = layer(None, chunk, condition, None, cache.expert_plan, memory)
+        return self.action.velocity(chunk, condition)
+
+    def _layers(self) -> Iterator[JointBlock]:
+        for layer in self.layers:
+            assert isinstance(layer, JointBlock)
+            yield layer
+
+    def _rotation(self, positions_N: Tensor) -> Rotation:
+        return rotation(positions_N, self.config.head_dim, self.embedding.weight.dtype)
+
+    def _to_compute(self, x: Tensor) -> Tensor:
+        return x.to(compute_dtype(self.embedding.weight))
+
+    def _embed_text(self, token_ids: Tensor) -> Tensor:
+        embedded = self.embedding(token_ids) * math.sqrt(self.config.backbone.width)
+        return self._to_compute(embedded)
+
+    def _embed(self, batch: Batch) -> Tensor:
+        """The backbone's stream [N, W]: scaled text embeddings, and image tokens, which are not scaled."""
+        text = self._embed_text(batch.token_ids_N)
+        images = self.vision(batch.images_ICHW).flatten(0, 1)
+        return text.index_copy(0, batch.image_rows_V, images.to(text.dtype))
+
+    def _embed_actions(self, action: ActionEnds, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens [G, H, W] and conditions [G, W] of the noisy chunks."""
+        noisy = noisy_actions(batch.actions_AHD, batch.noise_AKHD, batch.time_AK).flatten(0, 1)
+        return self._to_compute(action.embed(noisy)), action.condition(batch.time_AK.flatten())
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        normed, _ = self.final_norm(rows)
+        return functional.linear(normed, self.embedding.weight)
+
+
+def _of_expert(name: str) -> bool:
+    return name.startswith("action.") or ".expert." in name

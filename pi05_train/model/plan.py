@@ -1,0 +1,115 @@
+"""Which rows attend to which: the lengths of a batch turned into ragged attention calls, once per forward pass.
+
+The backbone's stream holds, segment after segment, the prefix and then the target. The action expert's stream holds
+one chunk of H rows per (segment with actions, flow draw). Actions see the prefix and their own chunk, never targets;
+nothing sees actions. Source: pi0.5 paper appendix E; the three calls are exact, no mask is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from pi05_train.model.attention import RaggedCall, ragged_call, span_rows
+from pi05_train.model.gemma import Rotation, rotation
+
+
+@dataclass(frozen=True)
+class BackbonePlan:
+    """What one layer's backbone does."""
+
+    calls: tuple[RaggedCall, ...]
+    rotation: Rotation
+    order: Tensor
+    """Brings the calls' outputs, one after the other, into the order of the rows."""
+    rows: Tensor | None = None
+    """Rows that are read after this layer (the others only lend keys and values); None: all."""
+
+
+@dataclass(frozen=True)
+class ExpertPlan:
+    """What the action expert does in every layer. Key rows count the backbone's rows first, then the expert's."""
+
+    call: RaggedCall
+    order: Tensor
+    """Brings the call's output into the order of the chunks."""
+    rotation: Rotation
+    """[G, H, 1, E/2]: chunks start right after their prefix, parallel to the target."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Lengths of the segments of a backbone stream."""
+
+    prefix: tuple[int, ...]
+    target: tuple[int, ...]
+
+    @property
+    def starts(self) -> list[int]:
+        return [0, *accumulate(p + t for p, t in zip(self.prefix, self.target, strict=True))][:-1]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.prefix) + sum(self.target)
+
+
+def backbone_plan(segments: Segments, rotation: Rotation) -> BackbonePlan:
+    """Calls 1 and 2: prefix rows on their prefix, target rows on their prefix and the target so far."""
+    device = rotation.cos.device
+    each = list(zip(segments.starts, segments.prefix, segments.target, strict=True))
+    prefix = ragged_call([(s, p) for s, p, _ in each], [[(s, p)] for s, p, _ in each], causal=False, device=device)
+    target = ragged_call(
+        [(s + p, t) for s, p, t in each], [[(s, p + t)] for s, p, t in each], causal=True, device=device
+    )
+    order = torch.cat([prefix.query_rows_M, target.query_rows_M]).argsort()
+    return BackbonePlan((prefix, target), rotation, order)
+
+
+def last_backbone_plan(segments: Segments, rotation: Rotation, predictions: Sequence[int]) -> BackbonePlan:
+    """The last layer: only rows that predict something are asked for.
+
+    `predictions[s]` rows of segment s, the first of which is the last row of the prefix: that one sees exactly the
+    prefix, the next ones a target token more each. Call 1 has nothing left to do.
+    """
+    device = rotation.cos.device
+    each = list(zip(segments.starts, segments.prefix, predictions, strict=True))
+    rows = span_rows([(start + prefix - 1, n) for start, prefix, n in each]).to(device, non_blocking=True)
+    before = [0, *accumulate(predictions)][:-1]
+    queries = list(zip(before, predictions, strict=True))
+    call = ragged_call(queries, [[(s, p - 1 + n)] for s, p, n in each], causal=True, device=device)
+    return BackbonePlan((call,), rotation, call.query_rows_M.argsort(), rows)
+
+
+def decode_plan(segments: Segments, decoded: int, head_dim: int, like: Rotation) -> BackbonePlan:
+    """Call 2 against a cache: one new row per segment, after `decoded` earlier steps of one row per segment each.
+
+    Key rows count the cached prefix rows, then the rows of every step, this one included.
+    """
+    device, count = like.cos.device, len(segments.prefix)
+    keys = [
+        [(start, prefix), *((segments.rows + step * count + s, 1) for step in range(decoded + 1))]
+        for s, (start, prefix) in enumerate(zip(segments.starts, segments.prefix, strict=True))
+    ]
+    call = ragged_call([(s, 1) for s in range(count)], keys, causal=True, device=device)
+    positions = torch.tensor(segments.prefix, dtype=torch.int64).to(device, non_blocking=True) + decoded
+    return BackbonePlan((call,), rotation(positions, head_dim, like.cos.dtype), call.query_rows_M.argsort())
+
+
+def expert_plan(
+    segments: Segments, chunk_segments: Sequence[int], horizon: int, head_dim: int, like: Rotation
+) -> ExpertPlan:
+    """Call 3: chunk g, of segment `chunk_segments[g]`, on that segment's prefix and on itself."""
+    device, starts = like.cos.device, segments.starts
+    chunks = [(g * horizon, horizon) for g in range(len(chunk_segments))]
+    keys = [
+        [(starts[s], segments.prefix[s]), (segments.rows + first, horizon)]
+        for s, (first, _) in zip(chunk_segments, chunks, strict=True)
+    ]
+    first = torch.tensor([segments.prefix[s] for s in chunk_segments], dtype=torch.int64)
+    positions = (first[:, None] + torch.arange(horizon)).to(device, non_blocking=True)
+    call = ragged_call(chunks, keys, causal=False, device=device)
+    return ExpertPlan(call, call.query_rows_M.argsort(), rotation(positions, head_dim, like.cos.dtype))

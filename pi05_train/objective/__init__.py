@@ -1,0 +1,1 @@
+"""What training minimises: text cross-entropy, flow matching, and their sum per stage."""
