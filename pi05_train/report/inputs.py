@@ -1,0 +1,122 @@
+"""What the report reads, and from which files.
+
+A run folder, one per stage:
+
+    metrics.jsonl      one JSON object per logged step: "step", "loss", "text_loss", "flow_loss", "learning_rate",
+                       "source/<name>/text_loss", "source/<name>/flow_loss", "samples_per_second",
+                       "tokens_per_second", "data_wait_share"; a key absent from a row was not measured at that step
+    config.yaml        the resolved configuration
+    mixture.json       [{"source", "kind", "requested", "realised", "samples"} ...]: shares of the mixture as asked
+                       for and as drawn (both sum to 1), and how many samples the source has
+    versions.json      {"python": "3.11.9", "torch": "2.11.0", "code": "<commit>" ...}
+    evaluation.json    see pi05_train.evaluation.results
+
+A folder of several stages holds `report.json`: {"title", "stages": [folder names in order], "seconds": {phase:
+seconds}, "notes": [sentences]}. Only `metrics.jsonl` and `report.json` must exist; a section without data is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pi05_train.errors import UserError
+from pi05_train.evaluation.results import Evaluation, read_evaluation
+
+
+@dataclass(frozen=True)
+class MixtureShare:
+    """One source of a mixture; shares of all sources sum to 1."""
+
+    source: str
+    kind: str
+    requested: float
+    realised: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class StageLog:
+    """What one run folder says."""
+
+    name: str
+    rows: tuple[dict[str, float], ...]
+    mixture: tuple[MixtureShare, ...] = ()
+    config: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Steps and values of one measurement, where it was logged."""
+        found = [(row["step"], row[key]) for row in self.rows if row.get(key) is not None]
+        return [step for step, _ in found], [value for _, value in found]
+
+    def sources(self, loss: str) -> list[str]:
+        """Names of the sources that logged `loss` ("text_loss" or "flow_loss"), sorted."""
+        start, end = "source/", f"/{loss}"
+        names = {key for row in self.rows for key in row if key.startswith(start) and key.endswith(end)}
+        return sorted(key[len(start) : -len(end)] for key in names)
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything on the page."""
+
+    title: str
+    stages: tuple[StageLog, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall-clock seconds by phase."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """The last stage's evaluation that exists: the headline."""
+        found = [stage.evaluation for stage in self.stages if stage.evaluation is not None]
+        return found[-1] if found else None
+
+
+def read_inputs(folder: Path) -> ReportInputs:
+    """The inputs of a run folder, or of a folder of stages; `UserError` when it is neither."""
+    plan = folder / "report.json"
+    if plan.is_file():
+        table = json.loads(plan.read_text())
+        stages = tuple(read_stage(folder / name) for name in table["stages"])
+        return ReportInputs(table["title"], stages, table.get("seconds", {}), tuple(table.get("notes", ())))
+    if (folder / "metrics.jsonl").is_file():
+        return ReportInputs(folder.name, (read_stage(folder),))
+    raise UserError(
+        "report", got=str(folder), expected="a folder with metrics.jsonl or report.json", do="name a run folder"
+    )
+
+
+def read_stage(folder: Path) -> StageLog:
+    """One run folder's log; the stage is called like its folder."""
+    metrics = folder / "metrics.jsonl"
+    if not metrics.is_file():
+        raise UserError("report", got=f"no {metrics}", expected="a run folder", do="train first, or correct the name")
+    return StageLog(
+        name=folder.name,
+        rows=tuple(_rows(metrics)),
+        mixture=tuple(MixtureShare(**row) for row in _json(folder / "mixture.json", [])),
+        config=(folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else "",
+        versions=_json(folder / "versions.json", {}),
+        evaluation=read_evaluation(folder) if (folder / "evaluation.json").is_file() else None,
+    )
+
+
+def _rows(path: Path) -> list[dict[str, float]]:
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}", got=repr(line[:60]), expected="one JSON object", do="remove the broken line"
+            ) from error
+    return rows
+
+
+def _json(path: Path, absent: Any) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else absent
