@@ -1,0 +1,175 @@
+"""From the schedule to packed batches, through PyTorch's stock DataLoader.
+
+Every random number is keyed by the draw it belongs to. Worker processes therefore change when a batch is ready, never
+what is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pi05_train.data.mixture import Mixture
+from pi05_train.data.permutation import digest, permute
+from pi05_train.data.quarantine import Quarantine
+from pi05_train.data.reader import Drawn, Fault, Reader
+from pi05_train.data.schedule import Draw, Schedule
+from pi05_train.errors import UserError
+from pi05_train.model.batch import Batch
+from pi05_train.model.config import ModelConfig
+from pi05_train.model.flow import flow_time
+from pi05_train.processing.example import Example, FlowDraws, pack
+from pi05_train.samples.schema import Sample
+
+
+class ExampleMaker(Protocol):
+    """What the loader needs of a processor."""
+
+    model: ModelConfig
+
+    def __call__(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Example: ...
+
+
+def make_loader(
+    mixture: Mixture,
+    schedule: Schedule,
+    reader: Reader,
+    processor: ExampleMaker,
+    *,
+    micro_batch_samples: int,
+    flow_draws: int,
+    start_step: int,
+    stop_step: int,
+    num_workers: int,
+    run_folder: Path,
+) -> Iterator[tuple[int, list[Batch]]]:
+    """(step, micro-batches in slot order) for each step from `start_step` up to, not including, `stop_step`.
+
+    The batches depend on the mixture, the schedule and the processor only; `num_workers` processes (0: this one)
+    prepare them ahead of time, each with one compute thread. Bad samples are substituted and listed in
+    `run_folder/quarantine.jsonl`. Raises, with the worker's own sentence, every UserError of reader and processor.
+    """
+    per_step = -(-schedule.global_batch // micro_batch_samples)
+    assert reader.mixture is mixture
+    loader: DataLoader[Drawn[_Item] | str] = DataLoader(
+        _Draws(reader, processor, schedule.seed, flow_draws),
+        batch_sampler=_MicroBatches(schedule, micro_batch_samples, start_step, stop_step),
+        collate_fn=_Collate(processor.model),
+        num_workers=num_workers,
+        generator=torch.Generator(),  # its own: the global one belongs to the caller
+    )
+    quarantine = Quarantine(run_folder, mixture)
+    results = iter(loader)
+    for step in range(start_step, stop_step):
+        batches: list[Batch] = []
+        for _ in range(per_step):
+            result: _MicroBatch | str = next(results)
+            if isinstance(result, str):
+                raise UserError.__new__(UserError, result)  # the sentence is whole; __init__ would build another
+            draws = (step + 1 - start_step) * schedule.global_batch
+            quarantine.record(result.faults, step=step, draws=draws)
+            batches.append(result.batch)
+        yield step, batches
+
+
+def make_flow_draws(seed: int, source: str, draw: int, count: int, model: ModelConfig) -> FlowDraws:
+    """The noise and times of one draw; the first of `count` are the same for every `count`."""
+    key = digest("flow", seed, source, draw, size=32)
+    noise, time = (
+        np.random.Generator(np.random.Philox(key=np.frombuffer(part, "<u8"))) for part in (key[:16], key[16:])
+    )
+    shape = (count, model.action_horizon, model.action_dim)
+    time_K = flow_time(torch.from_numpy(time.random(count))).numpy().astype(np.float32)
+    return FlowDraws(noise_KHD=noise.standard_normal(shape, dtype=np.float32), time_K=time_K)
+
+
+def heldout_samples(mixture: Mixture, reader: Reader, per_source: int) -> dict[str, list[Sample]]:
+    """The first `per_source` rows (or all, if fewer) of each source in a keyed order that no seed changes.
+
+    `mixture` was opened with split="heldout". A bad sample raises: evaluation never measures on substitutes.
+    """
+    assert mixture.filters.split == "heldout"
+    chosen: dict[str, list[Sample]] = {}
+    for name, size in zip(mixture.names, mixture.sizes, strict=True):
+        rows = permute(np.arange(min(per_source, size)), size, "heldout", name)
+        chosen[name] = [reader.read(name, row) for row in rows.tolist()]
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Item:
+    draw: Draw
+    example: Example
+    flow: FlowDraws | None
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    batch: Batch
+    faults: tuple[Fault, ...]
+
+
+class _Draws(Dataset["Drawn[_Item] | str"]):
+    """A map from a draw to what it becomes; a UserError travels as its sentence, which survives the process border."""
+
+    def __init__(self, reader: Reader, processor: ExampleMaker, seed: int, flow_draws: int) -> None:
+        self._reader = reader
+        self._processor = processor
+        self._seed = seed
+        self._flow_draws = flow_draws
+
+    def __getitem__(self, draw: Draw) -> Drawn[_Item] | str:
+        key = (self._seed, int.from_bytes(digest("source", draw.source, size=7)), draw.draw)
+        make: Callable[[Sample], Example] = lambda sample: self._processor(sample, key=key, training=True)  # noqa: E731
+        try:
+            drawn = self._reader.draw(draw, self._seed, make)
+        except UserError as error:
+            return str(error)
+        acts = drawn.value.actions is not None
+        flow = None
+        if acts:
+            flow = make_flow_draws(self._seed, draw.source, draw.draw, self._flow_draws, self._processor.model)
+        return Drawn(_Item(draw, drawn.value, flow), drawn.faults)
+
+
+class _MicroBatches:
+    """The draws of each micro-batch, step after step."""
+
+    def __init__(self, schedule: Schedule, micro_batch_samples: int, start_step: int, stop_step: int) -> None:
+        self._schedule = schedule
+        self._size = micro_batch_samples
+        self._steps = range(start_step, stop_step)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in self._steps:
+            draws = self._schedule.draws(step)
+            for start in range(0, len(draws), self._size):
+                yield draws[start : start + self._size]
+
+
+class _Collate:
+    """Packs in the worker, so that only whole tensors cross to the main process."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self._model = model
+
+    def __call__(self, results: Sequence[Drawn[_Item] | str]) -> _MicroBatch | str:
+        drawn: list[Drawn[_Item]] = []
+        for result in results:
+            if isinstance(result, str):
+                return result
+            drawn.append(result)
+        items = [one.value for one in drawn]
+        batch = pack(
+            [item.example for item in items],
+            [item.flow for item in items],
+            [item.draw.draw for item in items],
+            self._model,
+        )
+        return _MicroBatch(batch, tuple(fault for one in drawn for fault in one.faults))

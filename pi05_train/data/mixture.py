@@ -1,0 +1,153 @@
+"""A mixture with its indexes open: which rows of which sources, at which shares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pi05_train.data.index import FAILED, HELDOUT, Index
+from pi05_train.data.permutation import digest
+from pi05_train.data.schedule import SCHEDULE_VERSION
+from pi05_train.errors import UserError
+from pi05_train.samples.card import SourceCard, check_card
+from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Enabled sources in the declared order. `rows[name][i]` is the index row of the i-th sample that passed."""
+
+    name: str
+    filters: FilterConfig
+    cards: dict[str, SourceCard]
+    indexes: dict[str, Index]
+    rows: dict[str, NDArray[np.int64]]
+    weights: dict[str, float]
+
+    @classmethod
+    def open(cls, config: MixtureConfig, root: Path, *, split: str | None = None) -> Mixture:
+        """Open the index of every enabled source; relative shard folders start at `root`.
+
+        `split="heldout"` gives the held-out rows, whatever the other filters leave for training: ablations are
+        measured on the same rows. Refuses (UserError) what `Index.open` refuses, a source twice, no source at all,
+        a share that is not positive, and a source that a filter leaves without rows.
+        """
+        filters = config.filters if split in (None, config.filters.split) else FilterConfig(split=str(split))
+        if filters.split not in ("train", "heldout"):
+            raise UserError("mixture split", got=repr(filters.split), expected="train or heldout", do="correct it")
+        entries = [entry for entry in config.sources.values() if entry.enabled]
+        names = [entry.card.name for entry in entries]
+        if not names or len(set(names)) != len(names):
+            raise UserError(
+                f"mixture {config.name}, enabled sources",
+                got=names,
+                expected="at least one, each once",
+                do="correct the mixture",
+            )
+        indexes: dict[str, Index] = {}
+        for entry in entries:
+            if not (math.isfinite(entry.weight) and entry.weight > 0):
+                raise UserError(
+                    f"source {entry.card.name}, weight",
+                    got=entry.weight,
+                    expected="a positive number",
+                    do="correct it, or set enabled: false",
+                )
+            check_card(entry.card)
+            indexes[entry.card.name] = Index.open(root / entry.card.shards)
+        return cls(
+            name=config.name,
+            filters=filters,
+            cards={entry.card.name: entry.card for entry in entries},
+            indexes=indexes,
+            rows={name: filter_rows(name, index, filters) for name, index in indexes.items()},
+            weights={entry.card.name: float(entry.weight) for entry in entries},
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.cards)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each source that passed the filters."""
+        return tuple(len(self.rows[name]) for name in self.names)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Fraction of the examples that each source contributes; they sum to 1."""
+        total = math.fsum(self.weights.values())
+        return tuple(self.weights[name] / total for name in self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything that the data order depends on besides the seed and the batch size.
+
+        Independent of where the shards stand and of the order in which the sources are declared.
+        """
+        sources = sorted(
+            (name, self.indexes[name].fingerprint, size, share)
+            for name, size, share in zip(self.names, self.sizes, self.shares, strict=True)
+        )
+        content = {"schedule_version": SCHEDULE_VERSION, "filters": asdict(self.filters), "sources": sources}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def key(self, source: str, row: int) -> str:
+        """The key of a sample, from the index alone."""
+        return str(self.indexes[source].columns["key"][self.rows[source][row]])
+
+    def describe(self) -> list[dict[str, str | int | float]]:
+        """One row per source for a table a person reads."""
+        table: list[dict[str, str | int | float]] = []
+        for name, size, share in zip(self.names, self.sizes, self.shares, strict=True):
+            index, rows = self.indexes[name], self.rows[name]
+            table.append(
+                {
+                    "source": name,
+                    "kind": self.cards[name].kind,
+                    "share": share,
+                    "samples": size,
+                    "of": len(index),
+                    "episodes": len(np.unique(index.records["episode"][rows])),
+                    "environments": len(np.unique(index.columns["environment_id"][rows])),
+                    "licence": self.cards[name].licence,
+                }
+            )
+        return table
+
+
+def filter_rows(source: str, index: Index, filters: FilterConfig) -> NDArray[np.int64]:
+    """Index rows that pass, ascending; the filter that leaves none is named in the UserError."""
+    records = index.records
+    rows = np.arange(len(records))
+
+    def keep(passed: NDArray[np.bool_], what: str) -> None:
+        nonlocal rows
+        before, rows = len(rows), rows[passed]
+        if not len(rows):
+            raise UserError(
+                f"source {source}, filter {what}",
+                got="no samples left",
+                expected=f"some of the {before} that came so far",
+                do="loosen the filter or disable the source",
+            )
+
+    keep((records["flags"] & HELDOUT > 0) == (filters.split == "heldout"), f"split={filters.split}")
+    if filters.success_only:
+        keep(records["flags"][rows] & FAILED == 0, "success_only=true")
+    if filters.max_episode_steps is not None:
+        episodes, membership = np.unique(records["episode"], return_inverse=True)
+        steps = np.zeros(len(episodes), np.int64)
+        np.maximum.at(steps, membership, records["frame"].astype(np.int64) + 1)
+        keep(steps[membership[rows]] <= filters.max_episode_steps, f"max_episode_steps={filters.max_episode_steps}")
+    if filters.environments is not None:
+        environments = index.columns["environment_id"][rows]
+        ranked = sorted(set(environments), key=lambda name: (digest("environment", name), name))
+        keep(np.isin(environments, ranked[: filters.environments]), f"environments={filters.environments}")
+    return rows
