@@ -1,0 +1,1 @@
+"""Simulated robots: environments, experts, recorded sources and closed-loop evaluation."""

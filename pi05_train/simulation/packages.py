@@ -1,0 +1,50 @@
+"""The one place that imports the simulators: off-screen rendering is chosen before mujoco is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import warnings
+from types import ModuleType
+from typing import Any
+
+from pi05_train.errors import UserError
+
+
+def load(module: str) -> ModuleType:
+    """Import a module of the `sim` extra.
+
+    mujoco reads `MUJOCO_GL` when it is first imported, so it is set here, before; a person's own choice stands.
+    Notes that the simulators print about themselves while being imported are not ours to mend and are silenced.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "simulation",
+            got=f"no module named {error.name}",
+            expected="the simulators",
+            do="install them with `pip install 'pi05_train[sim]'`",
+        ) from error
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise graphics_error(error) from error
+
+
+def graphics_error(error: Exception) -> UserError:
+    """What to tell a person whose machine cannot render off-screen."""
+    return UserError(
+        f"off-screen rendering with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}",
+        got=f"'{error}'",
+        expected="a working OpenGL library",
+        do="install one (Debian: `apt-get install libegl1 libosmesa6`) or choose another with `MUJOCO_GL=osmesa`",
+    )
+
+
+def mujoco() -> Any:
+    """The mujoco module, with off-screen rendering chosen."""
+    return load("mujoco")
