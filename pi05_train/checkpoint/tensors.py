@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from pi05_train.checkpoint.integrity import unreadable
 from pi05_train.errors import UserError
@@ -15,13 +17,13 @@ from pi05_train.errors import UserError
 
 def write_tensors(folder: Path, state: dict[str, Any]) -> None:
     """Write nested dicts of tensors into `folder`."""
-    dcp.save(state, storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
+    save(state, storage_writer=FileSystemWriter(folder), no_dist=True)
 
 
 def read_tensors(folder: Path, state: dict[str, Any]) -> None:
     """Fill the tensors of `state` in place; every one must be in the checkpoint."""
     try:
-        dcp.load(state, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+        load(state, storage_reader=FileSystemReader(folder), no_dist=True)
     except Exception as error:  # whatever a damaged file makes the reader raise, the cure is the same
         raise unreadable(folder, error) from error
 
@@ -29,7 +31,7 @@ def read_tensors(folder: Path, state: dict[str, Any]) -> None:
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Dotted name to shape of every tensor in the checkpoint."""
     try:
-        entries = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+        entries = FileSystemReader(folder).read_metadata().state_dict_metadata
     except Exception as error:  # as above: the metadata is a pickle, and a damaged one may raise anything
         raise unreadable(folder, error) from error
     return {name: tuple(entry.size) for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}

@@ -15,7 +15,7 @@ class WeightAverage:
 
     def __init__(self, parameters: Mapping[str, Parameter], decay: float) -> None:
         self._parameters = parameters
-        self._blend = get_ema_multi_avg_fn(decay)
+        self._blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()

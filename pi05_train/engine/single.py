@@ -67,7 +67,7 @@ class SingleEngine:
         if self._average is not None:
             self._average.update()
         self._step += 1
-        text, flow, samples = tallies(micro_batches, sources, (flat[: len(sources)], flat[len(sources) :]))
+        text, flow, samples = tallies(losses, sources, (flat[: len(sources)], flat[len(sources) :]))
         return StepResult(
             loss=loss,
             text=text,
@@ -122,7 +122,7 @@ class SingleEngine:
             with self._compute():
                 output = self._model(on_device, insulation=self._objective.insulation)
                 terms = total_loss(output, on_device, self._objective, counts)
-            terms.total.backward()
+            terms.total.backward()  # type: ignore[no-untyped-call]
             total += terms.total.detach()
             losses.append(SegmentLosses(batch, terms.text_B, terms.flow_A))
         return losses, total

@@ -20,6 +20,11 @@ class SegmentLosses:
     text_B: Tensor
     flow_A: Tensor
 
+    @property
+    def flow_segments(self) -> tuple[int, ...]:
+        """Segments of flow_A: those with actions, none for a network without an expert."""
+        return self.batch.action_segments if self.flow_A.shape[0] else ()
+
 
 def source_names(batches: Sequence[Batch]) -> list[str]:
     """Every source in the batches, sorted."""
@@ -33,24 +38,24 @@ def sums_by_source(losses: Sequence[SegmentLosses], sources: Sequence[str]) -> T
     for part in losses:
         segments = part.batch.segments
         text_of = torch.tensor([index[s.source] for s in segments], dtype=torch.int64)
+        flow_of = torch.tensor([index[segments[i].source] for i in part.flow_segments], dtype=torch.int64)
         sums[0].index_add_(0, text_of.to(sums.device, non_blocking=True), part.text_B.float())
-        if part.batch.action_segments:
-            flow_of = torch.tensor([index[segments[i].source] for i in part.batch.action_segments], dtype=torch.int64)
-            sums[1].index_add_(0, flow_of.to(sums.device, non_blocking=True), part.flow_A.float())
+        sums[1].index_add_(0, flow_of.to(sums.device, non_blocking=True), part.flow_A.float())
     return sums
 
 
 def tallies(
-    batches: Sequence[Batch], sources: Sequence[str], sums: Sequence[Sequence[float]]
+    losses: Sequence[SegmentLosses], sources: Sequence[str], sums: Sequence[Sequence[float]]
 ) -> tuple[dict[str, Tally], dict[str, Tally], dict[str, int]]:
     """Text tallies, flow tallies and samples per source; a source without the term is left out of it."""
     text, flow, samples = (dict.fromkeys(sources, 0) for _ in range(3))
-    for batch in batches:
-        for i, segment in enumerate(batch.segments):
+    for part in losses:
+        segments = part.batch.segments
+        for segment, target_length in zip(segments, part.batch.target_lengths, strict=True):
             samples[segment.source] += 1
-            text[segment.source] += batch.target_lengths[i] > 0
-        for i in batch.action_segments:
-            flow[batch.segments[i].source] += 1
+            text[segment.source] += target_length > 0
+        for i in part.flow_segments:
+            flow[segments[i].source] += 1
     text_tallies = {s: Tally(sums[0][i], text[s]) for i, s in enumerate(sources) if text[s]}
     flow_tallies = {s: Tally(sums[1][i], flow[s]) for i, s in enumerate(sources) if flow[s]}
     return text_tallies, flow_tallies, samples
@@ -61,6 +66,6 @@ def non_finite_segments(losses: Sequence[SegmentLosses]) -> list[str]:
     found = set()
     for part in losses:
         rows = (~part.text_B.isfinite()).nonzero().flatten().tolist()
-        rows += [part.batch.action_segments[i] for i in (~part.flow_A.isfinite()).nonzero().flatten().tolist()]
+        rows += [part.flow_segments[i] for i in (~part.flow_A.isfinite()).nonzero().flatten().tolist()]
         found |= {f"{part.batch.segments[i].source}/{part.batch.segments[i].key}" for i in rows}
     return sorted(found)

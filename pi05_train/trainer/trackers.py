@@ -7,7 +7,7 @@ import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pi05_train.config.run_parts import LoggerConfig
 from pi05_train.trainer.metrics import Row
@@ -50,7 +50,7 @@ class WandbTracker:
             warnings.warn("W&B has no API key, so the run is recorded offline; `wandb login` adds one", stacklevel=2)
             mode = "offline"
         self._run = wandb.init(
-            mode=mode,
+            mode=cast(Any, mode),
             project=project,
             dir=folder,
             id=_run_id(folder),
