@@ -32,7 +32,8 @@ def init_parameters(model: nn.Module, names: Iterable[str], seed: int) -> None:
         if std is None:
             parameter.fill_(_constant(model, name))
             continue
-        generator = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(name.encode()))
+        # Hashed together: torch's CPU generator looks at 32 bits of its seed only.
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
 

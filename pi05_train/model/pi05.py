@@ -143,8 +143,9 @@ class Pi05(nn.Module):
         assert self.action is not None, "this model was built without an action expert"
         condition = self.action.condition(time_B)
         chunk = self._to_compute(self.action.embed(x_BHD))
-        for layer, memory in zip(self.layers, cache.memory, strict=True):
-            _, chunk, _ = layer(None, chunk, condition, None, cache.expert_plan, memory)
+        rows = cache.segments.rows
+        for layer, (k, v) in zip(self.layers, cache.memory, strict=True):
+            _, chunk, _ = layer(None, chunk, condition, None, cache.expert_plan, (k[:rows], v[:rows]))
         return self.action.velocity(chunk, condition)
 
     def _layers(self) -> Iterator[JointBlock]:

@@ -1,0 +1,76 @@
+"""openpi's parameter tree under our names: which leaf, which layer, which layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Leaf = NDArray[np.float32]
+
+
+def to_our_names(leaves: Mapping[str, Leaf]) -> dict[str, Tensor]:
+    """Every leaf (a parameter, or its gradient) as tensors of `Pi05.state_dict()`."""
+    ours: dict[str, Leaf] = {"embedding.weight": leaves["PaliGemma/llm/embedder/input_embedding"]}
+    ours["final_norm.scale"] = leaves["PaliGemma/llm/final_norm/scale"]
+    _linear(ours, "action.final_norm.modulation", leaves, "PaliGemma/llm/final_norm_1/Dense_0")
+    for name, theirs in (("in_proj", "action_in_proj"), ("out_proj", "action_out_proj")):
+        _linear(ours, f"action.{name}", leaves, theirs)
+    for name in ("time_mlp_in", "time_mlp_out"):
+        _linear(ours, f"action.{name}", leaves, name)
+    for i in range(len(leaves["PaliGemma/llm/layers/mlp/linear"])):
+        _block(ours, f"layers.{i}.backbone", leaves, i, "")
+        _block(ours, f"layers.{i}.expert", leaves, i, "_1")
+    _vision(ours, leaves)
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in ours.items()}
+
+
+def _linear(ours: dict[str, Leaf], name: str, leaves: Mapping[str, Leaf], path: str, layer: int | None = None) -> None:
+    kernel, bias = leaves[f"{path}/kernel"], leaves[f"{path}/bias"]
+    if layer is not None:
+        kernel, bias = kernel[layer], bias[layer]
+    ours[f"{name}.weight"], ours[f"{name}.bias"] = kernel.T, bias
+
+
+def _block(ours: dict[str, Leaf], name: str, leaves: Mapping[str, Leaf], i: int, tower: str) -> None:
+    layers = "PaliGemma/llm/layers"
+    q, (k, v) = leaves[f"{layers}/attn/q_einsum{tower}/w"][i], leaves[f"{layers}/attn/kv_einsum{tower}/w"][i]
+    out = leaves[f"{layers}/attn/attn_vec_einsum{tower}/w"][i]
+    gate, up = leaves[f"{layers}/mlp{tower}/gating_einsum"][i]
+    ours[f"{name}.q_proj.weight"] = q.transpose(0, 2, 1).reshape(-1, q.shape[1])
+    ours[f"{name}.k_proj.weight"] = k[0].T
+    ours[f"{name}.v_proj.weight"] = v[0].T
+    ours[f"{name}.o_proj.weight"] = out.reshape(-1, out.shape[-1]).T
+    ours[f"{name}.gate_proj.weight"] = gate.T
+    ours[f"{name}.up_proj.weight"] = up.T
+    ours[f"{name}.down_proj.weight"] = leaves[f"{layers}/mlp{tower}/linear"][i].T
+    for norm, theirs in (("attention_norm", "pre_attention_norm"), ("mlp_norm", "pre_ffw_norm")):
+        if tower:
+            _linear(ours, f"{name}.{norm}.modulation", leaves, f"{layers}/{theirs}{tower}/Dense_0", i)
+        else:
+            ours[f"{name}.{norm}.scale"] = leaves[f"{layers}/{theirs}/scale"][i]
+
+
+def _vision(ours: dict[str, Leaf], leaves: Mapping[str, Leaf]) -> None:
+    img = "PaliGemma/img"
+    ours["vision.patch_embedding.weight"] = leaves[f"{img}/embedding/kernel"].transpose(3, 2, 0, 1)
+    ours["vision.patch_embedding.bias"] = leaves[f"{img}/embedding/bias"]
+    ours["vision.position_embedding"] = leaves[f"{img}/pos_embedding"][0]
+    _linear(ours, "vision.head", leaves, f"{img}/head")
+    ours["vision.norm.weight"] = leaves[f"{img}/Transformer/encoder_norm/scale"]
+    ours["vision.norm.bias"] = leaves[f"{img}/Transformer/encoder_norm/bias"]
+    blocks = f"{img}/Transformer/encoderblock"
+    for i, width in enumerate(len(row) for row in leaves[f"{blocks}/LayerNorm_0/scale"]):
+        name = f"vision.blocks.{i}"
+        for norm, theirs in (("attention_norm", "LayerNorm_0"), ("mlp_norm", "LayerNorm_1")):
+            ours[f"{name}.{norm}.weight"] = leaves[f"{blocks}/{theirs}/scale"][i]
+            ours[f"{name}.{norm}.bias"] = leaves[f"{blocks}/{theirs}/bias"][i]
+        for proj, theirs in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("o_proj", "out")):
+            path = f"{blocks}/MultiHeadDotProductAttention_0/{theirs}"
+            ours[f"{name}.{proj}.weight"] = leaves[f"{path}/kernel"][i].reshape(width, width).T
+            ours[f"{name}.{proj}.bias"] = leaves[f"{path}/bias"][i].reshape(width)
+        _linear(ours, f"{name}.fc1", leaves, f"{blocks}/MlpBlock_0/Dense_0", i)
+        _linear(ours, f"{name}.fc2", leaves, f"{blocks}/MlpBlock_0/Dense_1", i)

@@ -1,0 +1,56 @@
+"""Inference from a prefix cache equals computing everything anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from pi05_train.model.pi05 import Pi05
+from tests.model.batches import TINY, pack, segment, without_target
+
+
+def open_model() -> Pi05:
+    model = Pi05(TINY, expert=True)
+    model.init_weights(seed=0)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
+    return model
+
+
+SEGMENTS = [
+    segment(cameras, prompt, 5, actions=True, seed=s) for s, (cameras, prompt) in enumerate([(2, 3), (0, 1), (1, 6)])
+]
+
+
+def test_decoding_token_by_token_equals_one_pass_over_the_target() -> None:
+    model = open_model()
+    expected = model(pack(SEGMENTS)).logits_LV.unflatten(0, (3, 5))
+    cache = model.prefill(pack([without_target(s) for s in SEGMENTS]))
+    logits = [cache.last_logits_BV]
+    logits += [model.decode(cache, torch.tensor([s.target[step] for s in SEGMENTS])) for step in range(4)]
+    torch.testing.assert_close(torch.stack(logits, dim=1), expected, rtol=0, atol=1e-5)
+    assert cache.decoded == 4
+
+
+def test_cached_velocity_equals_training_and_ignores_decoded_tokens() -> None:
+    model = open_model()
+    batch = pack(SEGMENTS)
+    expected = model(batch).velocity_AKHD[:, 0]
+    time = batch.time_AK[:, 0]
+    noisy = time[:, None, None] * batch.noise_AKHD[:, 0] + (1 - time[:, None, None]) * batch.actions_AHD
+    cache = model.prefill(pack([without_target(s) for s in SEGMENTS]))
+    before = model.velocity(cache, noisy, time)
+    torch.testing.assert_close(before, expected, rtol=0, atol=1e-5)
+    model.decode(cache, torch.tensor([s.target[0] for s in SEGMENTS]))
+    assert torch.equal(model.velocity(cache, noisy, time), before)
+
+
+def test_a_prompt_is_answered_the_same_alone_and_in_company() -> None:
+    model = open_model()
+    together = model.prefill(pack([without_target(s) for s in SEGMENTS])).last_logits_BV
+    for row, s in zip(together, SEGMENTS, strict=True):
+        alone = model.prefill(pack([replace(without_target(s), actions_HD=None)])).last_logits_BV[0]
+        torch.testing.assert_close(row, alone, rtol=0, atol=1e-5)
