@@ -1,0 +1,210 @@
+"""A sample to an example, and the network's numbers back to the robot's.
+
+Shape letters: H horizon, D the model's action dims (padded), C H W picture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pi05_train.errors import UserError
+from pi05_train.model.config import ModelConfig
+from pi05_train.processing.augmentation import augment
+from pi05_train.processing.augmentation_config import AugmentationConfig
+from pi05_train.processing.example import Example
+from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
+from pi05_train.processing.normalisation import NormStats, normalise, to_absolute, to_delta, unnormalise
+from pi05_train.processing.sequence import build_prompt, build_sequence
+from pi05_train.processing.templates import Templates
+from pi05_train.samples.card import SourceCard
+from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, Box, Sample
+from pi05_train.tokenization.tokens import Tokens
+
+Floats = NDArray[np.floating[Any]]
+
+
+class Processor:
+    """Everything between a stored sample and the packed batch; the same object serves training and the robot."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        cards: dict[str, SourceCard],
+        statistics: dict[str, dict[str, NormStats]],
+        tokens: Tokens,
+        templates: Templates,
+        augmentation: AugmentationConfig | None,
+        stage_has_expert: bool,
+    ) -> None:
+        """Sources by name with their statistics ("state", "actions"); what does not fit together is refused here."""
+        self.model = model
+        self.cards = cards
+        self.statistics = statistics
+        self.tokens = tokens
+        self.templates = templates
+        self.augmentation = augmentation
+        self.stage_has_expert = stage_has_expert
+        if tokens.layout.vocab_size > model.vocab_size:
+            raise UserError(
+                f"model {model.name}, vocab_size",
+                got=model.vocab_size,
+                expected=f"at least the tokenizer's {tokens.layout.vocab_size}",
+                do="choose a matching model or tokenizer",
+            )
+        for card in cards.values():
+            self._check_source(card)
+
+    def __call__(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Example:
+        """The training or evaluation example of a sample; `key` alone decides its augmentation."""
+        card = self._card(sample.source)
+        images, boxes = self._images(sample, card, key if training else None)
+        state = self._state(sample)
+        chunk, mask = self._chunk(sample, card) if sample.kind in ACTION_KINDS else (None, None)
+        sequence = build_sequence(
+            sample,
+            templates=self.templates,
+            tokens=self.tokens,
+            state_normalised=state,
+            chunk_normalised=chunk,
+            boxes=boxes,
+        )
+        if not self.stage_has_expert:
+            chunk = mask = None
+        return Example(
+            images, sequence.prefix_ids, sequence.target_ids, chunk, mask, sample.source, sample.kind, sample.key
+        )
+
+    def prompt_only(self, sample: Sample) -> Example:
+        """The prefix of a sample, nothing to learn from: no target, no actions, no augmentation."""
+        images, boxes = self._images(sample, self._card(sample.source), None)
+        prefix = build_prompt(
+            sample, templates=self.templates, tokens=self.tokens, state_normalised=self._state(sample), boxes=boxes
+        )
+        return Example(images, prefix, [], None, None, sample.source, sample.kind, sample.key)
+
+    def physical_actions(self, chunk_HD: Floats, source: str, state: Floats | None) -> NDArray[np.float32]:
+        """Physical actions [H, the source's action_dim] of a normalised chunk, relative dims added to the state."""
+        card = self._card(source)
+        actions: Floats = unnormalise(chunk_HD[:, : card.action_dim], self._statistics(source, "actions"))
+        if any(card.delta_mask):
+            actions = to_absolute(actions, self._checked(state, card.state_dim, source, "state"), card.delta_mask)
+        return actions.astype(np.float32)
+
+    def _images(self, sample: Sample, card: SourceCard, key: tuple[int, ...] | None) -> tuple[list[Tensor], list[Box]]:
+        """Pictures in `CAMERAS` order, and the boxes that are still on them, in the sample's order."""
+        size = self.model.vision.image_size
+        images: list[Tensor] = []
+        moves: dict[str, BoxTransform] = {}
+        for camera in CAMERAS:
+            if camera not in card.cameras or camera not in sample.images:
+                continue
+            where = f"{sample.source}, sample {sample.key}, {camera}"
+            image, move = resize_with_pad(decode_jpeg(sample.images[camera], where), size, size)
+            if key is not None and self.augmentation is not None and self.augmentation.enabled:
+                image, move = self._augmented(image, move, sample, camera, key, self.augmentation)
+            images.append(image)
+            moves[camera] = move
+        moved = [moves[box.camera].apply(box) for box in sample.boxes if box.camera in moves]
+        return images, [box for box in moved if box is not None]
+
+    @staticmethod
+    def _augmented(
+        image: Tensor,
+        move: BoxTransform,
+        sample: Sample,
+        camera: str,
+        key: tuple[int, ...],
+        config: AugmentationConfig,
+    ) -> tuple[Tensor, BoxTransform]:
+        """Augmentation that never contradicts the text.
+
+        Positions stay where a box would leave the picture, and where the text holds position tokens of its own.
+        """
+        own_positions = "<loc" in sample.question + sample.answer
+        changed, change = augment(image, camera, key, config, geometric=not own_positions)
+        after = move.then(change)
+        boxes = [box for box in sample.boxes if box.camera == camera and move.apply(box) is not None]
+        if any(after.apply(box) is None for box in boxes):
+            return augment(image, camera, key, config, geometric=False)[0], move
+        return changed, after
+
+    def _state(self, sample: Sample) -> NDArray[np.float64] | None:
+        """The normalised state [state_dim]; None for a source without state or without its statistics."""
+        card = self.cards[sample.source]
+        if "state" not in self.statistics.get(sample.source, {}) or (sample.state is None and not card.has_actions):
+            return None
+        state = self._checked(sample.state, card.state_dim, f"{sample.source}, sample {sample.key}", "state")
+        return normalise(state, self._statistics(sample.source, "state"))
+
+    def _chunk(self, sample: Sample, card: SourceCard) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The normalised chunk [H, D], zero padded, and where it counts."""
+        where = f"{sample.source}, sample {sample.key}"
+        actions = self._checked(sample.actions, card.action_dim, where, "actions")
+        horizon = self.model.action_horizon
+        if actions.ndim != 2 or actions.shape[0] < horizon:
+            raise UserError(
+                f"{where}, actions",
+                got=f"{actions.shape[0]} steps",
+                expected=f"at least the model's action_horizon {horizon}",
+                do="record longer chunks or shorten the horizon",
+            )
+        actions = actions[:horizon]
+        if any(card.delta_mask):
+            actions = to_delta(actions, self._checked(sample.state, card.state_dim, where, "state"), card.delta_mask)
+        chunk = np.zeros((horizon, self.model.action_dim), dtype=np.float32)
+        chunk[:, : card.action_dim] = normalise(actions, self._statistics(sample.source, "actions"))
+        mask = np.zeros(chunk.shape, dtype=np.bool_)
+        mask[:, : card.action_dim] = True
+        if sample.action_valid is not None:
+            mask &= sample.action_valid[:horizon, None]
+        return chunk, mask
+
+    def _card(self, source: str) -> SourceCard:
+        if source not in self.cards:
+            raise UserError("source", got=repr(source), expected=f"one of {sorted(self.cards)}", do="name a known one")
+        return self.cards[source]
+
+    def _statistics(self, source: str, name: str) -> NormStats:
+        found = self.statistics.get(source, {}).get(name)
+        if found is None:
+            raise UserError(
+                f"source {source}, normalisation statistics",
+                got=f"no {name}",
+                expected="state and actions",
+                do="write them with `pi05 data statistics`",
+            )
+        return found
+
+    def _check_source(self, card: SourceCard) -> None:
+        if card.action_dim > self.model.action_dim:
+            raise UserError(
+                f"source {card.name}, action_dim",
+                got=card.action_dim,
+                expected=f"at most the model's {self.model.action_dim}",
+                do="choose a model with wider actions",
+            )
+        for name, dims in (("state", card.state_dim), ("actions", card.action_dim)) if card.has_actions else ():
+            found = self._statistics(card.name, name).dims
+            if found < dims:
+                raise UserError(
+                    f"source {card.name}, statistics of {name}",
+                    got=f"{found} dimensions",
+                    expected=f"{dims}",
+                    do="compute them anew",
+                )
+
+    @staticmethod
+    def _checked(values: Floats | None, dims: int, where: str, name: str) -> Floats:
+        """Finite numbers of the card's width, or a `UserError`."""
+        if values is None or values.shape[-1] != dims or not np.isfinite(values).all():
+            got = (
+                "nothing" if values is None else f"shape {values.shape}, {int((~np.isfinite(values)).sum())} not finite"
+            )
+            raise UserError(
+                f"{where}, {name}", got=got, expected=f"{dims} finite numbers per step", do="correct card or data"
+            )
+        return values

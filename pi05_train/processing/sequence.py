@@ -1,0 +1,125 @@
+"""The one place where a sample becomes token ids: what stands in the prefix, what is the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pi05_train.errors import UserError
+from pi05_train.processing.templates import Templates, clean, names_field
+from pi05_train.samples.schema import ACTION_KINDS, Box, Sample
+from pi05_train.tokenization.boxes import box_text, parse_boxes
+from pi05_train.tokenization.state import state_text
+from pi05_train.tokenization.tokens import Tokens
+
+BOXES_FIELD = "{boxes}"
+"""In a web sample's question or answer: its boxes, as seen after resizing and augmentation."""
+SUBTASK_MARK = "Subtask:"
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Ids of one example, without its image tokens."""
+
+    prefix_ids: list[int]
+    target_ids: list[int]
+
+
+def build_sequence(
+    sample: Sample,
+    *,
+    templates: Templates,
+    tokens: Tokens,
+    state_normalised: Floats | None,
+    chunk_normalised: Floats | None,
+    boxes: Sequence[Box],
+) -> TokenSequence:
+    """Prefix and target of a training example.
+
+    `state_normalised` [state_dim] is not padded; `chunk_normalised` [H, model's action_dim] is needed by MM, ME, CE;
+    `boxes` are the sample's boxes on the pictures as the network sees them.
+    """
+    prefix = build_prompt(sample, templates=templates, tokens=tokens, state_normalised=state_normalised, boxes=boxes)
+    if sample.kind in ACTION_KINDS:
+        assert chunk_normalised is not None, sample.key
+        end = tokens.text.encode(templates.low_level_end, eos=True)
+        return TokenSequence(prefix, tokens.action_ids(chunk_normalised) + end)
+    return TokenSequence(prefix, tokens.text.encode(target_text(sample, templates, boxes), eos=True))
+
+
+def build_prompt(
+    sample: Sample, *, templates: Templates, tokens: Tokens, state_normalised: Floats | None, boxes: Sequence[Box] = ()
+) -> list[int]:
+    """The prefix alone, encoded as a whole, with BOS: what a policy is asked with."""
+    return tokens.text.encode(prompt_text(sample, templates, state_normalised, boxes), bos=True)
+
+
+def prompt_text(
+    sample: Sample, templates: Templates, state_normalised: Floats | None, boxes: Sequence[Box] = ()
+) -> str:
+    """The prompt of a sample, by its kind. Actions are asked for with the subtask where there is one (decision 8)."""
+    task, subtask = clean(sample.task), clean(sample.subtask)
+    if sample.kind == "WD":
+        question = clean(sample.question).replace(BOXES_FIELD, _box_lines(boxes, templates))
+        return templates.web_prompt.format(question=_required(sample, "question", question))
+    if sample.kind in ACTION_KINDS:
+        template = templates.low_level
+        mode = templates.control_mode.format(control_mode=sample.control_mode) if sample.control_mode else ""
+        values = {"task": subtask or task, "subtask": subtask, "control_mode": mode}
+    else:
+        template = templates.verbal_prompt if sample.kind == "VI" else templates.high_level_prompt
+        values = {"task": task, "verbal_instruction": clean(sample.verbal_instruction)}
+    if names_field(template, "state"):
+        if state_normalised is None:
+            raise UserError(
+                f"sample {sample.key} of {sample.source}",
+                got="no state",
+                expected="a state, which the template names",
+                do="remove {state} from the template or add state and statistics to the source",
+            )
+        values["state"] = state_text(state_normalised)
+    return template.format(**values)
+
+
+def target_text(sample: Sample, templates: Templates, boxes: Sequence[Box]) -> str:
+    """What the network is to say about an HL, VI or WD sample, without EOS."""
+    if sample.kind == "WD":
+        answer = sample.answer.strip().replace(BOXES_FIELD, _box_lines(boxes, templates))
+        return templates.web_target.format(answer=_required(sample, "answer", answer))
+    subtask = _required(sample, "subtask", clean(sample.subtask))
+    if sample.kind == "VI":
+        return templates.verbal_target.format(subtask=subtask)
+    if not boxes:
+        return templates.high_level_target_without_boxes.format(subtask=subtask)
+    return templates.high_level_target.format(boxes=_box_lines(boxes, templates), subtask=subtask)
+
+
+def parse_high_level(text: str) -> tuple[list[Box], str]:
+    """Boxes and subtask of a generated high-level answer; without the word "Subtask:" its last line counts."""
+    before, mark, after = text.rpartition(SUBTASK_MARK)
+    lines = [line.strip() for line in (after if mark else text).splitlines() if line.strip()]
+    subtask = "" if not lines else lines[0] if mark else lines[-1]
+    boxes = [Box(b.label, b.y_min, b.x_min, b.y_max, b.x_max) for b in parse_boxes(before if mark else text)]
+    return boxes, subtask
+
+
+def _box_lines(boxes: Sequence[Box], templates: Templates) -> str:
+    labelled = (Box(clean(b.label), b.y_min, b.x_min, b.y_max, b.x_max) for b in boxes)
+    return "\n".join(templates.box_line.format(box=box_text(box)) for box in labelled)
+
+
+def _required(sample: Sample, name: str, value: str) -> str:
+    if not value:
+        raise UserError(
+            f"sample {sample.key} of {sample.source}, {name}",
+            got="nothing",
+            expected=f"text, for kind {sample.kind}",
+            do="leave the sample out of the shards",
+        )
+    return value
