@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -17,22 +21,40 @@ from pi05_train.errors import UserError
 
 def write_tensors(folder: Path, state: dict[str, Any]) -> None:
     """Write nested dicts of tensors into `folder`."""
-    save(state, storage_writer=FileSystemWriter(folder), no_dist=True)
+    try:
+        with _single_process():
+            save(state, storage_writer=FileSystemWriter(folder), no_dist=True)
+    except CheckpointException as error:  # a BaseException, which nobody expects
+        raise UserError(
+            f"checkpoint {folder}",
+            got="; ".join(repr(cause) for cause, _ in error.failures.values()),
+            expected="a disk that takes it",
+            do="make room or mend the disk, then start the run again: it resumes",
+        ) from error
 
 
 def read_tensors(folder: Path, state: dict[str, Any]) -> None:
     """Fill the tensors of `state` in place; every one must be in the checkpoint."""
     try:
-        load(state, storage_reader=FileSystemReader(folder), no_dist=True)
-    except Exception as error:  # whatever a damaged file makes the reader raise, the cure is the same
+        with _single_process():
+            load(state, storage_reader=FileSystemReader(folder), no_dist=True)
+    except (Exception, CheckpointException) as error:  # whatever a damaged file makes the reader raise
         raise unreadable(folder, error) from error
+
+
+@contextmanager
+def _single_process() -> Iterator[None]:
+    """Silences the remark that there is no process group, which is meant here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Dotted name to shape of every tensor in the checkpoint."""
     try:
         entries = FileSystemReader(folder).read_metadata().state_dict_metadata
-    except Exception as error:  # as above: the metadata is a pickle, and a damaged one may raise anything
+    except Exception as error:  # the metadata is a pickle, and a damaged one may raise anything
         raise unreadable(folder, error) from error
     return {name: tuple(entry.size) for name, entry in entries.items() if isinstance(entry, TensorStorageMetadata)}
 
