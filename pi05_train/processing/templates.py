@@ -54,17 +54,6 @@ class Templates:
             check_template(field.name, getattr(self, field.name), ALLOWED[field.name])
 
 
-PRESETS: dict[str, Templates] = {
-    "openpi": Templates(),
-    "paper": Templates(
-        low_level="Task: {task} {control_mode}, State: {state};\nAction: ",
-        high_level_prompt="How would you {task}?\n",
-        verbal_prompt="How would you {task}? {verbal_instruction}\n",
-    ),
-}
-"""Shipped choices: openpi's prompt with our defaults, and the wording of the paper's sections IV-C and figure 4."""
-
-
 def check_template(name: str, template: str, allowed: frozenset[str]) -> None:
     """Refuse a template that names a field it cannot be given."""
     try:
@@ -90,3 +79,14 @@ def names_field(template: str, field: str) -> bool:
 def clean(text: str) -> str:
     """openpi's cleaning of inserted text: strip, then underscores and newlines become spaces; case is kept."""
     return text.strip().replace("_", " ").replace("\n", " ")
+
+
+PRESETS: dict[str, Templates] = {
+    "openpi": Templates(),
+    "paper": Templates(
+        low_level="Task: {task} {control_mode}, State: {state};\nAction: ",
+        high_level_prompt="How would you {task}?\n",
+        verbal_prompt="How would you {task}? {verbal_instruction}\n",
+    ),
+}
+"""Shipped choices: openpi's prompt with our defaults, and the wording of the paper's sections IV-C and figure 4."""
