@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pi05_train.data.index import FAILED, HELDOUT
+from pi05_train.data.mixture import Mixture
+from pi05_train.errors import UserError
+from pi05_train.samples.card import SourceCard
+from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry
+
+World = tuple[Path, dict[str, SourceCard]]
+
+
+def config(world: World, **filters: object) -> MixtureConfig:
+    entries = {name: SourceEntry(card, weight=i + 1.0) for i, (name, card) in enumerate(world[1].items())}
+    return MixtureConfig("toy", entries, FilterConfig(**filters))  # type: ignore[arg-type]
+
+
+def test_shares_are_the_weights_over_the_enabled_sources(synthetic_world: World) -> None:
+    whole = config(synthetic_world)
+    assert Mixture.open(whole, synthetic_world[0]).shares == pytest.approx([i / 21 for i in range(1, 7)])
+    fewer = replace(whole, sources=whole.sources | {"toy_arm": replace(whole.sources["toy_arm"], enabled=False)})
+    opened = Mixture.open(fewer, synthetic_world[0])
+    assert "toy_arm" not in opened.names
+    assert opened.shares == pytest.approx([i / 19 for i in (1, 3, 4, 5, 6)])
+
+
+def test_train_and_heldout_rows_share_nothing_and_leave_nothing_out(synthetic_world: World) -> None:
+    train = Mixture.open(config(synthetic_world), synthetic_world[0])
+    heldout = Mixture.open(config(synthetic_world), synthetic_world[0], split="heldout")
+    for name in train.names:
+        flags = train.indexes[name].records["flags"]
+        assert not (flags[train.rows[name]] & HELDOUT).any()
+        assert (flags[heldout.rows[name]] & HELDOUT).all()
+        assert sorted([*train.rows[name], *heldout.rows[name]]) == list(range(len(flags)))
+
+
+def test_training_filters_do_not_change_what_is_measured_on(synthetic_world: World) -> None:
+    strict = config(synthetic_world, success_only=True, environments=1)
+    opened = [Mixture.open(c, synthetic_world[0], split="heldout") for c in (config(synthetic_world), strict)]
+    for name in opened[0].names:
+        np.testing.assert_array_equal(opened[0].rows[name], opened[1].rows[name])
+
+
+def test_filters_keep_exactly_the_rows_they_describe(synthetic_world: World) -> None:
+    every = Mixture.open(config(synthetic_world), synthetic_world[0])
+    successful = Mixture.open(config(synthetic_world, success_only=True), synthetic_world[0])
+    for name in every.names:
+        failed = every.indexes[name].records["flags"][every.rows[name]] & FAILED > 0
+        assert failed.any()
+        np.testing.assert_array_equal(successful.rows[name], every.rows[name][~failed])
+    assert Mixture.open(config(synthetic_world, max_episode_steps=5), synthetic_world[0]).sizes == every.sizes
+
+
+def test_more_environments_keep_the_former_ones(synthetic_world: World) -> None:
+    kept: list[set[str]] = []
+    for count in (1, 2, 4):
+        mixture = Mixture.open(config(synthetic_world, environments=count), synthetic_world[0])
+        rooms = mixture.indexes["toy_arm"].columns["environment_id"][mixture.rows["toy_arm"]]
+        kept.append(set(rooms))
+        assert len(kept[-1]) == count
+    assert kept[0] < kept[1] < kept[2]
+
+
+def test_a_filter_that_empties_a_source_is_named_with_it(synthetic_world: World) -> None:
+    with pytest.raises(UserError, match=r"source toy_mobile, filter max_episode_steps=4"):
+        Mixture.open(config(synthetic_world, max_episode_steps=4), synthetic_world[0])
+
+
+def test_the_fingerprint_follows_what_decides_the_order_and_nothing_else(
+    synthetic_world: World, tmp_path: Path
+) -> None:
+    root, _ = synthetic_world
+    plain = config(synthetic_world)
+    reference = Mixture.open(plain, root).fingerprint
+    same = [
+        replace(plain, name="renamed"),
+        replace(plain, sources=dict(reversed(plain.sources.items()))),
+        replace(plain, sources={k: replace(e, weight=e.weight * 4) for k, e in plain.sources.items()}),
+    ]
+    assert {Mixture.open(config, root).fingerprint for config in same} == {reference}
+    moved = shutil.copytree(root, tmp_path / "moved")
+    assert Mixture.open(plain, moved).fingerprint == reference
+    arm = plain.sources["toy_arm"]
+    others = [
+        replace(plain, filters=FilterConfig(success_only=True)),
+        replace(plain, sources=plain.sources | {"toy_arm": replace(arm, weight=9.0)}),
+        replace(plain, sources=plain.sources | {"toy_arm": replace(arm, enabled=False)}),
+        replace(plain, sources=plain.sources | {"toy_arm": replace(arm, card=replace(arm.card, name="arm"))}),
+    ]
+    assert len({reference, *(Mixture.open(config, root).fingerprint for config in others)}) == 5
+
+
+def test_the_description_has_one_row_per_source(synthetic_world: World) -> None:
+    table = Mixture.open(config(synthetic_world), synthetic_world[0]).describe()
+    assert [row["source"] for row in table] == list(synthetic_world[1])
+    assert table[0] | {"share": 0} == {
+        "source": "toy_mobile", "kind": "MM", "share": 0, "samples": 30, "of": 40, "episodes": 6, "environments": 4,
+        "licence": "CC0-1.0",
+    }  # fmt: skip
+
+
+def test_mixtures_that_cannot_be_drawn_from_are_refused(synthetic_world: World) -> None:
+    root, _ = synthetic_world
+    plain = config(synthetic_world)
+    arm = plain.sources["toy_arm"]
+    for sources, sentence in (
+        ({"a": arm, "b": arm}, "each once"),
+        ({"a": replace(arm, enabled=False)}, "at least one"),
+        ({"a": replace(arm, weight=0.0)}, "source toy_arm, weight"),
+        ({"a": replace(arm, card=replace(arm.card, shards="nowhere"))}, "pi05 data index"),
+        ({"a": replace(arm, card=replace(arm.card, kind="XX"))}, "kind"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            Mixture.open(replace(plain, sources=sources), root)
+    with pytest.raises(UserError, match="split"):
+        Mixture.open(plain, root, split="test")

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pi05_train.data.schedule import Draw, Schedule
+from pi05_train.errors import UserError
+
+NAMES, SIZES, WEIGHTS = ["robots", "web", "words"], [50, 7, 23], [0.7, 0.2, 0.1]
+
+
+def sequence(schedule: Schedule, source: str, steps: int) -> list[int]:
+    """The source's rows in draw order over the first steps."""
+    drawn = [draw for step in range(steps) for draw in schedule.draws(step) if draw.source == source]
+    return [draw.row for draw in sorted(drawn, key=lambda draw: draw.draw)]
+
+
+def test_the_order_of_the_first_hundred_steps_is_frozen() -> None:
+    schedule = Schedule(17, NAMES, SIZES, WEIGHTS, 32)
+    text = "".join(f"{d.source} {d.row} {d.draw}\n" for step in range(100) for d in schedule.draws(step))
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "a09d4c1b8b870fa53d6d0183987e7a58d703cda3e6bb5f4d9f6f754bfbf945ca"
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    weights=st.lists(st.floats(1e-5, 1.0), min_size=1, max_size=40),
+    batch=st.integers(1, 2304),
+    step=st.integers(0, 10**7),
+)
+def test_counts_never_stray_more_than_three_from_the_shares(weights: list[float], batch: int, step: int) -> None:
+    names = [f"s{i}" for i in range(len(weights))]
+    counts = Schedule(0, names, [10] * len(names), weights, batch).counts(step)
+    assert sum(counts.values()) == step * batch
+    for name, weight in zip(names, weights, strict=True):
+        assert abs(counts[name] - step * batch * weight / sum(weights)) <= 3
+
+
+def test_a_million_draws_of_forty_sources_stay_within_three() -> None:
+    weights = [1e-5, *np.geomspace(1e-3, 1, 39)]
+    names = [f"s{i}" for i in range(40)]
+    schedule = Schedule(0, names, [10] * 40, weights, 1)
+    shares = np.array(weights) / np.sum(weights)
+    for k in range(0, 10**6, 997):
+        counts = schedule.counts(k)
+        assert np.abs([counts[name] for name in names] - k * shares).max() <= 3
+
+
+def test_every_batch_holds_what_the_counts_say() -> None:
+    schedule = Schedule(3, NAMES, SIZES, WEIGHTS, 32)
+    for step in (0, 1, 999):
+        before, after = schedule.counts(step), schedule.counts(step + 1)
+        drawn = Counter(draw.source for draw in schedule.draws(step))
+        assert drawn == Counter({name: after[name] - before[name] for name in NAMES})
+
+
+def test_each_sample_comes_once_per_epoch_and_in_another_order_next_time() -> None:
+    rows = sequence(Schedule(0, NAMES, SIZES, WEIGHTS, 32), "web", 40)
+    epochs = [rows[i : i + 7] for i in range(0, len(rows) - 7, 7)]
+    assert len(epochs) > 20
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 15
+
+
+def test_the_batch_of_a_late_step_needs_no_history() -> None:
+    warm = Schedule(5, NAMES, SIZES, WEIGHTS, 256)
+    for step in range(3):
+        warm.draws(step)
+    cold = Schedule(5, NAMES, SIZES, WEIGHTS, 256)
+    assert warm.draws(10**7) == cold.draws(10**7)
+    assert cold.draws(10**7) != cold.draws(10**7 + 1)
+    assert Schedule(6, NAMES, SIZES, WEIGHTS, 256).draws(10**7) != cold.draws(10**7)
+
+
+def test_taking_a_source_out_leaves_the_others_in_their_order() -> None:
+    full = Schedule(0, NAMES, SIZES, WEIGHTS, 32)
+    without = Schedule(0, ["robots", "words"], [50, 23], [0.7, 0.1], 32)
+    for name in ("robots", "words"):
+        before, after = sequence(full, name, 20), sequence(without, name, 20)
+        assert len(after) > len(before)
+        assert after[: len(before)] == before
+
+
+def test_equal_sources_of_different_names_have_different_orders() -> None:
+    schedule = Schedule(0, ["a", "b"], [40, 40], [1, 1], 40)
+    assert sequence(schedule, "a", 2) != sequence(schedule, "b", 2)
+
+
+def test_neither_the_order_of_declaration_nor_the_unit_of_the_weights_matters() -> None:
+    plain = Schedule(0, NAMES, SIZES, [7.0, 2.0, 1.0], 32)
+    turned = Schedule(0, NAMES[::-1], SIZES[::-1], [1.0 * 8, 2.0 * 8, 7.0 * 8], 32)
+    assert [plain.draws(step) for step in range(5)] == [turned.draws(step) for step in range(5)]
+
+
+def test_a_source_visits_every_slot() -> None:
+    schedule = Schedule(0, ["big", "rare"], [100, 3], [31, 1], 32)
+    slots = {slot for step in range(400) for slot, draw in enumerate(schedule.draws(step)) if draw.source == "rare"}
+    assert slots == set(range(32))
+
+
+def test_a_source_smaller_than_a_batch_is_counted_in_epochs() -> None:
+    draws = Schedule(0, ["tiny"], [3], [1.0], 288).draws(0)
+    assert Counter(draw.row for draw in draws) == {0: 96, 1: 96, 2: 96}
+    assert sorted(draw.draw for draw in draws) == list(range(288))
+    assert all(isinstance(draw, Draw) for draw in draws)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_weights_that_are_no_shares_are_refused(weight: float) -> None:
+    with pytest.raises(UserError, match="source web, weight"):
+        Schedule(0, NAMES, SIZES, [0.7, weight, 0.1], 32)
+
+
+def test_a_share_too_small_to_ever_be_drawn_is_refused() -> None:
+    with pytest.raises(UserError, match="source web, share"):
+        Schedule(0, NAMES, SIZES, [1.0, 1e-16, 1.0], 32)
+
+
+def test_empty_and_repeated_sources_are_refused() -> None:
+    with pytest.raises(UserError, match="source web, rows"):
+        Schedule(0, NAMES, [50, 0, 23], WEIGHTS, 32)
+    with pytest.raises(UserError, match="unique names"):
+        Schedule(0, ["a", "a"], [1, 1], [1, 1], 32)
