@@ -18,13 +18,19 @@ from torch.nn import functional
 
 from pi05_train.model.action import ActionEnds
 from pi05_train.model.batch import Batch
-from pi05_train.model.cache import PrefixCache
 from pi05_train.model.config import ModelConfig
 from pi05_train.model.flow import noisy_actions
 from pi05_train.model.gemma import GemmaBlock, RMSNorm, Rotation, rotation
 from pi05_train.model.init import init_parameters
-from pi05_train.model.joint import JointBlock
-from pi05_train.model.plan import Segments, backbone_plan, decode_plan, expert_plan, last_backbone_plan
+from pi05_train.model.joint import JointBlock, KeysValues
+from pi05_train.model.plan import (
+    ExpertPlan,
+    Segments,
+    backbone_plan,
+    decode_plan,
+    expert_plan,
+    last_backbone_plan,
+)
 from pi05_train.model.precision import compute_dtype
 from pi05_train.model.siglip import VisionTower
 
@@ -37,6 +43,21 @@ class Output:
     """Scores of the token after each label row, [L, vocab_size]."""
     velocity_AKHD: Tensor | None
     """None without an expert."""
+
+
+@dataclass
+class PrefixCache:
+    """What inference keeps of prefixes, so that text and actions are computed from them without redoing them."""
+
+    segments: Segments
+    memory: list[KeysValues]
+    """Per layer, keys and values of the prefix rows, then of every decoded token; `Pi05.decode` appends to it."""
+    rotation: Rotation
+    last_logits_BV: Tensor
+    """Scores of the first target token."""
+    expert_plan: ExpertPlan | None
+    decoded: int = 0
+    """Target tokens appended so far, per segment."""
 
 
 class Pi05(nn.Module):
