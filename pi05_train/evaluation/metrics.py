@@ -46,10 +46,5 @@ def aligned_accuracy(predicted: Sequence[int], truth: Sequence[int]) -> float:
     return sum(p == t for p, t in zip(predicted, truth, strict=False)) / len(truth)
 
 
-def subtask_of(text: str, before: str) -> str:
-    """The subtask in a written high-level answer: what follows the last `before` ("Subtask:"), or all of it."""
-    return text.rpartition(before)[2].strip() if before else text.strip()
-
-
 def _area(box: Box) -> float:
     return max(box.y_max - box.y_min, 0.0) * max(box.x_max - box.x_min, 0.0)

@@ -99,7 +99,7 @@ class HeldoutResult:
 class RolloutResult:
     """One closed-loop episode."""
 
-    simulator: str
+    source: str
     task: str
     seed: int
     success: bool
@@ -109,9 +109,9 @@ class RolloutResult:
 
 @dataclass(frozen=True)
 class RolloutSummary:
-    """Success of one policy on one task, or on a whole simulator (`task` is "")."""
+    """Success of one policy on one task, or on all tasks of a source's simulator (`task` is "")."""
 
-    simulator: str
+    source: str
     task: str
     policy: str
     """"trained", or the name of a baseline such as "zero actions"."""

@@ -63,8 +63,8 @@ def loss_curves(stage: StageLog, colours: Mapping[str, str]) -> bytes:
     panels = [
         (title, loss)
         for title, loss in (
-            ("Text and FAST tokens: cross-entropy (nats)", "text_loss"),
-            ("Flow: squared error", "flow_loss"),
+            ("Text and FAST tokens: cross-entropy (nats)", "text"),
+            ("Flow: squared error", "flow"),
         )
         if stage.sources(loss)
     ]
@@ -73,7 +73,7 @@ def loss_curves(stage: StageLog, colours: Mapping[str, str]) -> bytes:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (title, loss) in zip(axes, panels, strict=True):
             for source in stage.sources(loss):
-                steps, values = stage.series(f"source/{source}/{loss}")
+                steps, values = stage.series(f"loss/{loss}/{source}")
                 axis.plot(steps, values, color=colours[source], alpha=0.22, linewidth=0.8)
                 axis.plot(steps, smoothed(values), color=colours[source], linewidth=1.8, label=source)
             axis.set(title=title, xlabel="step", ylim=(0, None))
@@ -159,13 +159,13 @@ def success_rates(rows: Sequence[RolloutSummary]) -> bytes:
     colours = {
         name: FLOW if name == "trained" else (GREY, FAST, "#7a5cc2")[i % 3] for i, name in enumerate(policies[::-1])
     }
-    places = list(dict.fromkeys((row.simulator, row.task) for row in rows))
+    places = list(dict.fromkeys((row.source, row.task) for row in rows))
     step = 0.8 / len(policies)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, 0.9 + (0.16 + 0.2 * len(policies)) * len(places)), layout="constrained")
         axis = figure.subplots()
         for row in rows:
-            y = places.index((row.simulator, row.task)) + step * (policies.index(row.policy) - (len(policies) - 1) / 2)
+            y = places.index((row.source, row.task)) + step * (policies.index(row.policy) - (len(policies) - 1) / 2)
             interval = [[100 * (row.rate - row.low)], [100 * (row.high - row.rate)]]
             axis.errorbar(
                 100 * row.rate,
@@ -183,7 +183,7 @@ def success_rates(rows: Sequence[RolloutSummary]) -> bytes:
             )  # fmt: skip
         for name in policies:
             axis.plot([], [], "o-", color=colours[name], label=name)
-        axis.set_yticks(range(len(places)), [f"{simulator}: {task or 'all tasks'}" for simulator, task in places])
+        axis.set_yticks(range(len(places)), [f"{source}: {task or 'all tasks'}" for source, task in places])
         axis.set(xlim=(-2, 106), xlabel="% of episodes that succeed, with 95 % Wilson interval")
         axis.grid(visible=False, axis="y")
         axis.invert_yaxis()

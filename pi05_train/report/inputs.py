@@ -2,13 +2,11 @@
 
 A run folder, one per stage:
 
-    metrics.jsonl      one JSON object per logged step: "step", "loss", "text_loss", "flow_loss", "learning_rate",
-                       "source/<name>/text_loss", "source/<name>/flow_loss", "samples_per_second",
-                       "tokens_per_second", "data_wait_share"; a key absent from a row was not measured at that step
-    config.yaml        the resolved configuration
-    mixture.json       [{"source", "kind", "requested", "realised", "samples"} ...]: shares of the mixture as asked
-                       for and as drawn (both sum to 1), and how many samples the source has
-    versions.json      {"python": "3.11.9", "torch": "2.11.0", "code": "<commit>" ...}
+    metrics.jsonl      one JSON object per logged step: "step", "loss/text/<source>", "loss/flow/<source>",
+                       "share/<source>" (of the samples since the run began), "speed/samples_per_second",
+                       "speed/tokens_per_second", "speed/data_wait" (share of the time)
+    config.yaml        the resolved configuration; the mixture's weights are read from it
+    code_version.json  [{name: version} ...], the last entry is shown
     evaluation.json    see pi05_train.evaluation.results
 
 A folder of several stages holds `report.json`: {"title", "stages": [folder names in order], "seconds": {phase:
@@ -22,19 +20,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pi05_train.errors import UserError
 from pi05_train.evaluation.results import Evaluation, read_evaluation
 
 
 @dataclass(frozen=True)
 class MixtureShare:
-    """One source of a mixture; shares of all sources sum to 1."""
+    """One source of a mixture; the shares of all sources sum to 1."""
 
     source: str
     kind: str
     requested: float
+    """Its weight over the sum of the weights."""
     realised: float
-    samples: int
+    """Of the samples drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,9 @@ class StageLog:
         return [step for step, _ in found], [value for _, value in found]
 
     def sources(self, loss: str) -> list[str]:
-        """Names of the sources that logged `loss` ("text_loss" or "flow_loss"), sorted."""
-        start, end = "source/", f"/{loss}"
-        names = {key for row in self.rows for key in row if key.startswith(start) and key.endswith(end)}
-        return sorted(key[len(start) : -len(end)] for key in names)
+        """Names of the sources that logged `loss` ("text" or "flow"), sorted."""
+        start = f"loss/{loss}/"
+        return sorted({key.removeprefix(start) for row in self.rows for key in row if key.startswith(start)})
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,32 @@ def read_stage(folder: Path) -> StageLog:
     metrics = folder / "metrics.jsonl"
     if not metrics.is_file():
         raise UserError("report", got=f"no {metrics}", expected="a run folder", do="train first, or correct the name")
+    rows = tuple(_rows(metrics))
+    config = (folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else ""
+    versions = folder / "code_version.json"
     return StageLog(
         name=folder.name,
-        rows=tuple(_rows(metrics)),
-        mixture=tuple(MixtureShare(**row) for row in _json(folder / "mixture.json", [])),
-        config=(folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else "",
-        versions=_json(folder / "versions.json", {}),
+        rows=rows,
+        mixture=tuple(_mixture(yaml.safe_load(config), rows[-1])) if config and rows else (),
+        config=config,
+        versions=json.loads(versions.read_text())[-1] if versions.is_file() else {},
         evaluation=read_evaluation(folder) if (folder / "evaluation.json").is_file() else None,
     )
+
+
+def _mixture(config: Any, last_row: dict[str, float]) -> list[MixtureShare]:
+    """Requested shares from the resolved configuration, realised ones from the last row."""
+    sources = [source for source in config["mixture"]["sources"].values() if source["enabled"]]
+    total = sum(source["weight"] for source in sources)
+    return [
+        MixtureShare(
+            source=source["card"]["name"],
+            kind=source["card"]["kind"],
+            requested=source["weight"] / total,
+            realised=last_row.get(f"share/{source['card']['name']}", 0.0),
+        )
+        for source in sources
+    ]
 
 
 def _rows(path: Path) -> list[dict[str, float]]:
@@ -116,7 +134,3 @@ def _rows(path: Path) -> list[dict[str, float]]:
                 f"{path}, line {number}", got=repr(line[:60]), expected="one JSON object", do="remove the broken line"
             ) from error
     return rows
-
-
-def _json(path: Path, absent: Any) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else absent

@@ -62,7 +62,7 @@ def success(inputs: ReportInputs) -> Html | None:
         return None
     rows = [
         [
-            html.text(row.simulator),
+            html.text(row.source),
             html.text(row.task or "all tasks"),
             html.text(row.policy),
             Html(f"{html.number(row.successes)} of {html.number(row.episodes)}"),
@@ -90,7 +90,7 @@ def success(inputs: ReportInputs) -> Html | None:
 def losses(inputs: ReportInputs) -> Html | None:
     """Training loss per source and stage."""
     colours = colours_of(inputs)
-    drawn = [stage for stage in inputs.stages if stage.sources("text_loss") or stage.sources("flow_loss")]
+    drawn = [stage for stage in inputs.stages if stage.sources("text") or stage.sources("flow")]
     if not drawn:
         return None
     return html.section(
@@ -116,18 +116,17 @@ def mixture(inputs: ReportInputs) -> Html | None:
                     f"Stage {stage.name}: share of training samples per source, as requested and as drawn.",
                 ),
                 html.table(
-                    ["source", "kind", "requested", "realised", "samples in the source"],
+                    ["source", "kind", "requested", "realised"],
                     [
                         [
                             html.swatch(colours_of(inputs)[share.source], share.source),
                             html.text(share.kind),
                             html.number(share.requested),
                             html.number(share.realised),
-                            html.number(share.samples),
                         ]
                         for share in stage.mixture
                     ],
-                    numeric=(2, 3, 4),
+                    numeric=(2, 3),
                 ),
             ]
         )
@@ -193,9 +192,9 @@ def pictures(inputs: ReportInputs) -> Html | None:
 def speed(inputs: ReportInputs) -> Html | None:
     """Throughput per stage and where the time went."""
     columns = {
-        "samples_per_second": "samples/s",
-        "tokens_per_second": "tokens/s",
-        "data_wait_share": "share of time waiting for data",
+        "speed/samples_per_second": "samples/s",
+        "speed/tokens_per_second": "tokens/s",
+        "speed/data_wait": "share of time waiting for data",
     }
     rows = []
     for stage in inputs.stages:
@@ -241,7 +240,7 @@ def colours_of(inputs: ReportInputs) -> dict[str, str]:
     """One colour per source for the whole page."""
     names = {share.source for stage in inputs.stages for share in stage.mixture}
     for stage in inputs.stages:
-        names.update(stage.sources("text_loss"), stage.sources("flow_loss"))
+        names.update(stage.sources("text"), stage.sources("flow"))
         if stage.evaluation is not None:
             names.update(row.source for row in stage.evaluation.heldout)
     return figures.source_colours(sorted(names))
@@ -253,12 +252,10 @@ def _tiles(inputs: ReportInputs) -> list[Html]:
     if evaluation is not None:
         for row in evaluation.rollouts:
             if row.task == "" and row.policy == "trained":
-                others = [r for r in evaluation.rollouts if (r.simulator, r.task) == (row.simulator, "") and r != row]
+                others = [r for r in evaluation.rollouts if (r.source, r.task) == (row.source, "") and r != row]
                 beside = "".join(f"; {r.policy}: {r.successes} of {r.episodes}" for r in others)
                 remark = f"95 % interval {html.readable(100 * row.low)}–{html.readable(100 * row.high)} %{beside}"
-                tiles.append(
-                    html.tile(f"{row.successes} of {row.episodes}", f"{row.simulator} episodes succeed", remark)
-                )
+                tiles.append(html.tile(f"{row.successes} of {row.episodes}", f"{row.source} episodes succeed", remark))
         if evaluation.heldout:
             better = sum(row.beats_baselines for row in evaluation.heldout)
             remark = "better than fresh weights and than the best constant answer"
@@ -268,7 +265,7 @@ def _tiles(inputs: ReportInputs) -> list[Html]:
     if inputs.seconds:
         remark = "wall-clock, every phase"
         tiles.append(html.tile(html.duration(sum(inputs.seconds.values())), "from nothing to this page", remark))
-    rates = [(stage.name, stage.series("samples_per_second")[1]) for stage in inputs.stages]
+    rates = [(stage.name, stage.series("speed/samples_per_second")[1]) for stage in inputs.stages]
     for name, values in rates[-1:]:
         if values:
             tiles.append(html.tile(html.readable(median(values)), "samples per second", f"median of {name}"))

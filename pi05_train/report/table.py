@@ -42,17 +42,17 @@ def _heldout_cells(row: HeldoutResult, first: bool) -> list[str]:
 
 
 def _success_cells(row: RolloutSummary, rows: Sequence[RolloutSummary]) -> list[str]:
-    beside = {r.policy: readable(100 * r.rate) for r in rows if (r.simulator, r.task) == (row.simulator, "")}
+    beside = {r.policy: readable(100 * r.rate) for r in rows if (r.source, r.task) == (row.source, "")}
     colour = (
         "green"
-        if all(row.low > r.rate for r in rows if r.task == "" and r.simulator == row.simulator and r != row)
+        if all(row.low > r.rate for r in rows if r.task == "" and r.source == row.source and r != row)
         else "red"
     )
     interval = f"{readable(100 * row.low)}–{readable(100 * row.high)}"
     untrained, constant = beside.get("untrained", "–"), beside.get("zero actions", "–")
     title = f"success % ({interval}) ↑"
     return [
-        escape(row.simulator),
+        escape(row.source),
         title,
         f"[{colour}]{readable(100 * row.rate)}[/]",
         untrained,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi05_train.evaluation.metrics import aligned_accuracy, best_match_iou, iou, masked_rmse, subtask_of
+from pi05_train.evaluation.metrics import aligned_accuracy, best_match_iou, iou, masked_rmse
 from pi05_train.samples.schema import Box
 
 fraction = st.floats(0, 1)
@@ -65,8 +65,3 @@ def test_action_error_weighs_every_entry_of_every_chunk_alike() -> None:
 def test_a_short_prediction_misses_the_tokens_it_does_not_reach() -> None:
     assert aligned_accuracy([5, 6], [5, 6, 7, 8]) == 0.5
     assert aligned_accuracy([5, 6, 7, 8, 9], [5, 6, 7, 8]) == 1.0
-
-
-def test_subtask_follows_the_last_marker() -> None:
-    assert subtask_of("Bounding boxes:\n<loc0001>cup\nSubtask: pick up the cup", "Subtask: ") == "pick up the cup"
-    assert subtask_of("pick up the cup", "Subtask: ") == "pick up the cup"

@@ -16,6 +16,7 @@ from pi05_train.evaluation.results import read_evaluation
 from pi05_train.report.inputs import ReportInputs, StageLog, read_inputs
 from pi05_train.report.table import results_table
 from pi05_train.report.write import page, write_report
+from tests.report.made_up_run import REALISED, WEIGHTS, make_run
 
 VOID = {"meta", "img", "br", "rect"}
 
@@ -50,6 +51,13 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def source(run: Path) -> str:
     return write_report(run).read_text()
 
@@ -76,8 +84,13 @@ def test_every_number_of_the_evaluation_is_on_the_page_unedited(run: Path, read:
             assert wanted <= read.numbers, row
         for row in table["rollouts"]:
             assert {repr(row[name]) for name in ("successes", "episodes", "mean_steps")} <= read.numbers, row
-        for row in json.loads((run / stage / "mixture.json").read_text()):
-            assert {repr(row[name]) for name in ("requested", "realised", "samples")} <= read.numbers, row
+
+
+def test_the_mixture_shows_normalised_weights_beside_realised_shares(run: Path, read: Reader) -> None:
+    (mixture,) = {stage.mixture for stage in read_inputs(run).stages}
+    assert [share.realised for share in mixture] == list(REALISED.values())
+    assert [share.requested for share in mixture] == pytest.approx([weight / 5 for weight in WEIGHTS.values()])
+    assert {repr(share.realised) for share in mixture} <= read.numbers
 
 
 def test_text_from_outside_is_escaped(source: str, read: Reader) -> None:

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import pytest
+import yaml
 from PIL import Image
 
 from pi05_train.evaluation.intervals import wilson
@@ -28,6 +28,8 @@ SOURCES = {
     "fetch_subtasks": "HL",
     "web_shapes": "WD",
 }
+WEIGHTS = dict(zip(SOURCES, (0.12, 2.75, 1.0, 1.13), strict=True))
+REALISED = dict(zip(SOURCES, (0.025, 0.538, 0.206, 0.231), strict=True))
 
 
 def heldout() -> tuple[HeldoutResult, ...]:
@@ -105,35 +107,26 @@ def write_stage(folder: Path, *, expert: bool, steps: int = 400) -> None:
     rng = np.random.default_rng(1)
     with (folder / "metrics.jsonl").open("w") as stream:
         for step in range(10, steps + 1, 2):
-            row = {"step": step, "loss": 3.0, "samples_per_second": 38.2 + rng.normal(), "learning_rate": 1e-4}
-            row |= {"tokens_per_second": 2950.0 + rng.normal(), "data_wait_share": 0.021 + rng.uniform(0, 0.01)}
+            row = {"step": step, "loss/total": 3.0, "speed/samples_per_second": 38.2 + rng.normal()}
+            row |= {"speed/tokens_per_second": 2950.0 + rng.normal(), "speed/data_wait": 0.021 + rng.uniform(0, 0.01)}
+            row |= {f"share/{source}": share for source, share in REALISED.items()}
             for i, (source, kind) in enumerate(SOURCES.items()):
-                row[f"source/{source}/text_loss"] = (4 - i / 2) * np.exp(-step / 150) + 0.4 + rng.normal() / 12
+                row[f"loss/text/{source}"] = (4 - i / 2) * np.exp(-step / 150) + 0.4 + rng.normal() / 12
                 if expert and kind in ("MM", "CE"):
-                    row[f"source/{source}/flow_loss"] = 1.4 * np.exp(-step / 120) + 0.2 + rng.normal() / 20
+                    row[f"loss/flow/{source}"] = 1.4 * np.exp(-step / 120) + 0.2 + rng.normal() / 20
             stream.write(json.dumps(row) + "\n")
-    shares = [0.024, 0.55, 0.2, 0.226]
-    mixture = [
-        {"source": s, "kind": k, "requested": p, "realised": p + d, "samples": n}
-        for (s, k), p, d, n in zip(
-            SOURCES.items(), shares, (0.001, -0.012, 0.006, 0.005), (812, 5400, 900, 1500), strict=True
-        )
-    ]
-    (folder / "mixture.json").write_text(json.dumps(mixture))
-    (folder / "config.yaml").write_text("run:\n  name: <demo> & more\nstage:\n  name: x\n")
-    (folder / "versions.json").write_text(json.dumps({"python": "3.11.9", "torch": "2.11.0", "code": "1a2b3c4"}))
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two stages and `report.json`."""
-    folder = tmp_path_factory.mktemp("report") / "demo"
-    folder.mkdir()
-    make_run(folder)
-    return folder
+    sources = {
+        source: {"weight": weight, "enabled": True, "card": {"name": source, "kind": SOURCES[source]}}
+        for source, weight in WEIGHTS.items()
+    }
+    config = {"run": {"name": "<demo> & more"}, "mixture": {"sources": sources}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    versions = [{"python": "3.10.1"}, {"python": "3.11.9", "torch": "2.11.0", "code": "1a2b3c4"}]
+    (folder / "code_version.json").write_text(json.dumps(versions))
 
 
 def make_run(folder: Path) -> None:
+    """A folder with two stages and `report.json`."""
     write_stage(folder / "pretrain", expert=False)
     write_stage(folder / "posttrain", expert=True)
     write_evaluation(folder / "pretrain", Evaluation("pretrain", 400, heldout=heldout()[:3]))

@@ -1,0 +1,153 @@
+"""Numbers on held-out samples, source by source, each beside its two baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pi05_train.evaluation.answers import Answers, Truth, ask, truth_of
+from pi05_train.evaluation.baselines import ConstantPredictor, fit_constant
+from pi05_train.evaluation.metrics import aligned_accuracy, best_match_iou, masked_rmse
+from pi05_train.evaluation.results import METRICS, HeldoutResult
+from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.policy import Chunk, Policy
+from pi05_train.samples.schema import Sample
+
+Scores = dict[str, tuple[float, int]]
+"""Metric name to value and number of samples."""
+
+
+@dataclass(frozen=True)
+class SourceEvaluation:
+    """One source's held-out samples: what is true, what was answered, how good that is."""
+
+    samples: tuple[Sample, ...]
+    truth: Truth
+    answers: Answers
+    results: tuple[HeldoutResult, ...]
+
+
+def evaluate_heldout(
+    policy: Policy,
+    heldout: Mapping[str, Sequence[Sample]],
+    training: Mapping[str, Sequence[Sample]],
+    *,
+    max_text_tokens: int,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, SourceEvaluation]:
+    """Evaluate every source of `heldout`; constant baselines are fitted on `training`, which has the same sources.
+
+    The policy's processor was made with `stage_has_expert=True`, whatever the stage, so that examples carry the true
+    actions. Flow errors are measured when the model has an expert. `progress` hears the name of each source
+    before it starts.
+    """
+    untrained = untrained_policy(policy, seed=seed)
+    found = {}
+    for source, samples in heldout.items():
+        if progress is not None:
+            progress(source)
+        found[source] = evaluate_source(
+            policy, untrained, list(samples), list(training[source]), max_text_tokens=max_text_tokens, seed=seed
+        )
+    return found
+
+
+def evaluate_source(
+    policy: Policy,
+    untrained: Policy,
+    samples: Sequence[Sample],
+    training: Sequence[Sample],
+    *,
+    max_text_tokens: int,
+    seed: int = 0,
+) -> SourceEvaluation:
+    """Evaluate one source; all samples are of it."""
+    truth, learned = truth_of(policy.processor, samples), truth_of(policy.processor, training)
+    constant = fit_constant(learned, policy.model.config.vocab_size)
+    # Untrained weights rarely stop: twice the longest training answer is room enough for a trained one.
+    max_fast_tokens = 2 * max(len(example.target_ids) for example in learned.examples)
+    limit = max_fast_tokens if truth.has_actions else max_text_tokens
+    answers = ask(policy, samples, truth, max_tokens=limit, seed=seed)
+    scores = score(answers, truth)
+    fresh = score(ask(untrained, samples, truth, max_tokens=limit, seed=seed), truth)
+    fixed = constant_scores(constant, truth)
+    results = tuple(
+        HeldoutResult(
+            source=samples[0].source,
+            kind=samples[0].kind,
+            metric=metric,
+            value=value,
+            untrained=fresh[metric][0],
+            constant=fixed.get(metric),
+            n=n,
+            better=METRICS[metric].better,
+        )
+        for metric, (value, n) in scores.items()
+    )
+    return SourceEvaluation(tuple(samples), truth, answers, results)
+
+
+def untrained_policy(policy: Policy, *, seed: int) -> Policy:
+    """The same kind of policy with freshly initialised weights."""
+    weight = policy.model.embedding.weight
+    model = Pi05(policy.model.config, expert=policy.has_expert)
+    model.init_weights(seed)
+    return Policy(
+        model.to(device=weight.device, dtype=weight.dtype).eval(),
+        policy.processor,
+        euler_steps=policy.euler_steps,
+        batch_samples=policy.batch_samples,
+    )
+
+
+def score(answers: Answers, truth: Truth) -> Scores:
+    """Every metric that applies to the source."""
+    n = len(truth.examples)
+    entropy = float(np.mean([judged.cross_entropy for judged in answers.judged]))
+    if truth.has_actions:
+        failures = sum(chunk is None for chunk in answers.fast)
+        scores: Scores = {
+            "fast_cross_entropy": (entropy, n),
+            "fast_failure_rate": (failures / n, n),
+            "fast_action_error": (masked_rmse(_zeros_for_none(answers.fast, truth), truth.chunks, truth.masks), n),
+        }
+        if answers.flow:
+            scores["flow_action_error"] = (masked_rmse(answers.flow, truth.chunks, truth.masks), n)
+        return scores
+    right = sum(said == true for said, true in zip(answers.answers, truth.answers, strict=True))
+    scores = {
+        "text_cross_entropy": (entropy, n),
+        "token_accuracy": (float(np.mean([judged.accuracy for judged in answers.judged])), n),
+        truth.exactness: (right / n, n),
+    }
+    boxed = sum(bool(boxes) for boxes in truth.boxes)
+    if boxed:
+        pairs = zip(answers.boxes, truth.boxes, strict=True)
+        overlaps = [overlap for said, true in pairs for overlap in best_match_iou(said, true)]
+        scores["box_iou"] = (float(np.mean(overlaps)), boxed)
+    return scores
+
+
+def constant_scores(constant: ConstantPredictor, truth: Truth) -> dict[str, float]:
+    """The same metrics for the constant predictor; it writes no FAST tokens, so it has no failure rate."""
+    targets = [example.target_ids for example in truth.examples]
+    entropy = float(np.mean([constant.unigram.cross_entropy(target) for target in targets]))
+    if truth.has_actions:
+        assert constant.chunk_HD is not None
+        error = masked_rmse([constant.chunk_HD] * len(targets), truth.chunks, truth.masks)
+        return {"fast_cross_entropy": entropy, "fast_action_error": error, "flow_action_error": error}
+    scores = {
+        "text_cross_entropy": entropy,
+        "token_accuracy": float(np.mean([aligned_accuracy(constant.target, target) for target in targets])),
+        truth.exactness: float(np.mean([answer == constant.answer for answer in truth.answers])),
+    }
+    overlaps = [o for true in truth.boxes for o in best_match_iou(tuple(constant.boxes.values()), true)]
+    return scores | ({"box_iou": float(np.mean(overlaps))} if overlaps else {})
+
+
+def _zeros_for_none(chunks: Sequence[Chunk | None], truth: Truth) -> list[Chunk]:
+    """openpi's rule: what cannot be decoded acts as a normalised chunk of zeros."""
+    return [np.zeros_like(true) if chunk is None else chunk for chunk, true in zip(chunks, truth.chunks, strict=True)]

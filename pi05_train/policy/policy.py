@@ -1,0 +1,119 @@
+"""The policy: observations in, actions in physical units or text out.
+
+Shape letters: B samples, H horizon, D padded action dims, T recorded times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pi05_train.model.batch import Batch
+from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.sampler import denoise, generate_text, sample_actions
+from pi05_train.processing.example import Example, pack
+from pi05_train.processing.processor import Processor
+from pi05_train.samples.schema import Sample
+from pi05_train.tokenization.vocabulary import EOS_ID
+
+Chunk = NDArray[np.float32]
+
+
+class Policy:
+    """A network and the processor it was trained with.
+
+    Answers are computed `batch_samples` at a time; a chunk depends on its own sample and seed alone.
+    """
+
+    def __init__(self, model: Pi05, processor: Processor, *, euler_steps: int = 10, batch_samples: int = 16) -> None:
+        self.model = model
+        self.processor = processor
+        self.euler_steps = euler_steps
+        self.batch_samples = batch_samples
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    @property
+    def has_expert(self) -> bool:
+        """Whether continuous actions can be sampled."""
+        return self.model.action is not None
+
+    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+        """A chunk [H, the source's action_dim] per sample, in physical units, from the flow expert.
+
+        `seeds` choose the noise. Needs a model with an expert.
+        """
+        return [self._physical(c, s) for c, s in zip(self.normalised_actions(samples, seeds), samples, strict=True)]
+
+    def fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
+        """Like `actions`, from greedily written FAST tokens; None where they are no chunk."""
+        chunks = self.normalised_fast_actions(samples, max_tokens=max_tokens)
+        return [None if c is None else self._physical(c, s) for c, s in zip(chunks, samples, strict=True)]
+
+    def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
+        """What the backbone writes after each prompt, greedily, without FAST tokens."""
+        taken = self.processor.tokens.layout.fast_range
+        ids = self._generate(samples, max_tokens, forbidden=slice(taken.start, taken.stop))
+        return [self.processor.tokens.text.decode(answer) for answer in ids]
+
+    def normalised_actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+        """Chunks [H, D] in the network's units, padded dimensions included."""
+        chunks: list[Chunk] = []
+        for start, batch in self._batches(samples):
+            noise_BHD = self._noise(seeds[start : start + batch.num_segments])
+            chunks += list(sample_actions(self.model, batch, noise_BHD, steps=self.euler_steps).float().cpu().numpy())
+        return chunks
+
+    def normalised_fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
+        """Chunks [H, D] in the network's units from FAST tokens; None where undecodable."""
+        tokens, size = self.processor.tokens, self.model.config
+        decoded = [
+            tokens.actions(ids, horizon=size.action_horizon, dim=size.action_dim)
+            for ids in self._generate(samples, max_tokens)
+        ]
+        return [None if chunk is None else chunk.astype(np.float32) for chunk in decoded]
+
+    @torch.inference_mode()
+    def denoising(self, sample: Sample, seed: int) -> tuple[tuple[float, ...], NDArray[np.float32]]:
+        """Flow times from 1 to 0 and x_t at each, [T, H, D] in the network's units."""
+        ((_, batch),) = self._batches([sample])
+        cache = self.model.prefill(batch)
+        path = [(t, x[0].float().cpu().numpy()) for t, x in denoise(
+            self.model, cache, self._noise([seed]), steps=self.euler_steps
+        )]  # fmt: skip
+        return tuple(t for t, _ in path), np.stack([x for _, x in path])
+
+    def _generate(
+        self, samples: Sequence[Sample], max_tokens: int, *, forbidden: slice | None = None
+    ) -> list[list[int]]:
+        answers: list[list[int]] = []
+        for _, batch in self._batches(samples):
+            answers += generate_text(self.model, batch, max_tokens=max_tokens, stop_id=EOS_ID, forbidden=forbidden)
+        return answers
+
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Batch]]:
+        """Packed prompts, with the place of the first among the samples."""
+        for start in range(0, len(samples), self.batch_samples):
+            prompts = [self.processor.prompt_only(sample) for sample in samples[start : start + self.batch_samples]]
+            yield start, pack_without_draws(prompts, self.model).to(self.device)
+
+    def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        shape = (self.model.config.action_horizon, self.model.config.action_dim)
+        noise_BHD = np.stack([np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
+        return torch.from_numpy(noise_BHD).to(self.device)
+
+    def _physical(self, chunk_HD: Chunk, sample: Sample) -> Chunk:
+        assert sample.state is not None, sample.key
+        physical: Chunk = self.processor.physical_actions(chunk_HD, sample.source, sample.state).astype(np.float32)
+        return physical
+
+
+def pack_without_draws(examples: Sequence[Example], model: Pi05) -> Batch:
+    """A batch of examples without actions, in their own order."""
+    assert all(example.actions is None for example in examples)
+    return pack(examples, [None] * len(examples), range(len(examples)), model.config)
