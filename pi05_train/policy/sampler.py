@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from pi05_train.model.batch import Batch
-from pi05_train.model.cache import PrefixCache
-from pi05_train.model.pi05 import Pi05
+from pi05_train.model.pi05 import Pi05, PrefixCache
 
 
 def denoise(model: Pi05, cache: PrefixCache, noise_BHD: Tensor, *, steps: int = 10) -> Iterator[tuple[float, Tensor]]:
