@@ -36,9 +36,7 @@ def example(images: int, prompt: int, target: int, acts: bool, seed: int = 0) ->
 
 def draws_for(number: int, seed: int) -> FlowDraws:
     rng = np.random.default_rng(seed)
-    return FlowDraws(
-        rng.normal(size=(number, HORIZON, DIMS)).astype(np.float32), rng.random(number).astype(np.float32)
-    )
+    return FlowDraws(rng.normal(size=(number, HORIZON, DIMS)).astype(np.float32), rng.random(number).astype(np.float32))
 
 
 shapes = st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(0, 5), st.booleans())

@@ -1,0 +1,129 @@
+"""Augmentation: decided by its key, boxes move along, wrists keep their geometry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pi05_train.errors import UserError
+from pi05_train.processing.augmentation import augment
+from pi05_train.processing.augmentation_config import AugmentationConfig
+from pi05_train.samples.schema import Box
+
+CONFIG = AugmentationConfig()
+GEOMETRY_ONLY = replace(CONFIG, colour_probability=0.0)
+COLOUR_ONLY = replace(CONFIG, crop_fraction=1.0, rotate_degrees=0.0, colour_probability=1.0)
+BASE, WRIST = "base_0_rgb", "left_wrist_0_rgb"
+keys = st.tuples(st.integers(0, 2**63), st.integers(0, 1000), st.integers(0, 2**40))
+
+
+def picture(size: int = 64) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(3).integers(0, 256, (3, size, size), dtype=np.uint8))
+
+
+@given(keys)
+@settings(max_examples=20, deadline=None)
+def test_the_key_alone_decides(key: tuple[int, ...]) -> None:
+    image = picture()
+    before = image.clone()
+    torch.manual_seed(key[1])
+    np.random.seed(key[1])
+    first, move = augment(image, BASE, key, CONFIG)
+    torch.manual_seed(0)
+    second, again = augment(image, BASE, key, CONFIG)
+    assert torch.equal(first, second)
+    np.testing.assert_array_equal(move.matrix, again.matrix)
+    assert torch.equal(image, before)
+    other, _ = augment(image, BASE, (key[0], key[1], key[2] + 1), CONFIG)
+    assert not torch.equal(first, other)
+    assert (first.shape, first.dtype) == (image.shape, torch.uint8)
+
+
+def test_cameras_have_their_own_draws() -> None:
+    config = replace(CONFIG, geometric_on_wrists=True)
+    assert not torch.equal(augment(picture(), BASE, (1, 2), config)[0], augment(picture(), WRIST, (1, 2), config)[0])
+
+
+@given(keys, st.floats(0.25, 0.6), st.floats(0.25, 0.6))
+@settings(max_examples=40, deadline=None)
+def test_boxes_move_with_the_picture(key: tuple[int, ...], y: float, x: float) -> None:
+    size = 128
+    top, left, side = int(y * size), int(x * size), 20
+    image = torch.zeros(3, size, size, dtype=torch.uint8)
+    image[:, top : top + side, left : left + side] = 255
+    changed, move = augment(image, BASE, key, GEOMETRY_ONLY)
+    box = move.apply(Box("white", top / size, left / size, (top + side) / size, (left + side) / size))
+    assert box is not None
+    rows, columns = torch.nonzero(changed[0] > 20, as_tuple=True)
+    seen = np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]) / size
+    np.testing.assert_allclose([box.y_min, box.x_min, box.y_max, box.x_max], seen, atol=1.6 / size)
+
+
+@given(keys)
+@settings(max_examples=20, deadline=None)
+def test_borders_repeat_the_edge_instead_of_turning_black(key: tuple[int, ...]) -> None:
+    image = torch.full((3, 48, 48), 200, dtype=torch.uint8)
+    changed, _ = augment(image, BASE, key, replace(GEOMETRY_ONLY, rotate_degrees=45.0))
+    assert torch.equal(changed, image)
+
+
+@given(keys)
+@settings(max_examples=20, deadline=None)
+def test_wrists_keep_their_geometry_unless_asked(key: tuple[int, ...]) -> None:
+    same, move = augment(picture(), WRIST, key, GEOMETRY_ONLY)
+    assert torch.equal(same, picture())
+    np.testing.assert_array_equal(move.matrix, np.eye(2, 3))
+    moved, _ = augment(picture(), WRIST, key, replace(GEOMETRY_ONLY, geometric_on_wrists=True))
+    assert not torch.equal(moved, picture())
+
+
+def test_no_strength_no_change() -> None:
+    still = replace(COLOUR_ONLY, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    changed, _ = augment(picture(), BASE, (5,), still)
+    assert (changed.int() - picture().int()).abs().max() <= 1
+
+
+def test_colours_change_for_about_the_configured_share_of_pictures() -> None:
+    config = replace(COLOUR_ONLY, colour_probability=0.5)
+    changed = [not torch.equal(augment(picture(16), WRIST, (i,), config)[0], picture(16)) for i in range(200)]
+    assert 70 < sum(changed) < 130
+
+
+@pytest.mark.parametrize(
+    ("only", "keeps"),
+    [
+        ({"saturation": 0.5}, "luminance"),
+        ({"hue": 0.1}, "luminance"),
+        ({"contrast": 0.4}, "mean luminance"),
+        ({"brightness": 0.3}, "ratios"),
+    ],
+)
+def test_each_colour_change_does_what_its_name_says(only: dict[str, float], keeps: str) -> None:
+    strengths = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0} | only
+    config = replace(COLOUR_ONLY, **strengths)
+    image = (torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1)) * 60 + 90).to(torch.uint8)
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    factors = []
+    for key in range(12):
+        changed, _ = augment(image, BASE, (key,), config)
+        grey, old = (torch.einsum("c,chw->hw", luma, x.float()) for x in (changed, image))
+        if keeps == "luminance":
+            assert (grey - old).abs().max() < 1.5
+        elif keeps == "mean luminance":
+            assert (grey.mean() - old.mean()).abs() < 0.5
+        else:
+            factors.append(float((changed.float() / image.float()).mean()))
+            assert (changed.float() / image.float()).std() < 0.01
+        assert not torch.equal(changed, image)
+    assert all(0.69 < factor < 1.31 for factor in factors)
+
+
+@pytest.mark.parametrize("wrong", [{"crop_fraction": 0.0}, {"hue": 0.7}, {"colour_probability": 1.5}])
+def test_impossible_strengths_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="augmentation"):
+        replace(CONFIG, **wrong)

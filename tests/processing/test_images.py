@@ -1,0 +1,79 @@
+"""Pictures are resized as openpi's data pipeline does, and boxes stay on what they show."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pi05_train.errors import UserError
+from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
+from pi05_train.samples.schema import Box
+
+SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
+GOLDEN = SHARED / "golden" / "preprocessing" / "resize_with_pad.npz"
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="reference numbers are not present")
+@pytest.mark.parametrize("name", ["A", "B", "C"])
+@pytest.mark.parametrize(("suffix", "height", "width"), [("", 224, 224), ("_64x96", 64, 96)])
+def test_resizing_is_openpis_bit_for_bit(name: str, suffix: str, height: int, width: int) -> None:
+    data = np.load(GOLDEN)
+    image = torch.from_numpy(data[f"{name}.in_u8"]).permute(2, 0, 1)
+    resized, _ = resize_with_pad(image, height, width)
+    np.testing.assert_array_equal(resized.permute(1, 2, 0).numpy(), data[f"{name}.pil_u8{suffix}"])
+
+
+@given(st.integers(20, 90), st.integers(20, 90), st.integers(16, 64))
+@settings(max_examples=40, deadline=None)
+def test_a_box_follows_what_it_shows(height: int, width: int, size: int) -> None:
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    top, left = height // 3, width // 4
+    image[:, top : 2 * top, left : 3 * left] = 255
+    box = Box("white", top / height, left / width, 2 * top / height, 3 * left / width)
+    resized, move = resize_with_pad(image, size, size)
+    after = move.apply(box)
+    assert after is not None
+    rows, columns = torch.nonzero(resized[0] > 127, as_tuple=True)
+    sides = np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]) / size
+    np.testing.assert_allclose([after.y_min, after.x_min, after.y_max, after.x_max], sides, atol=1.0 / size)
+
+
+def test_a_picture_of_the_right_size_is_untouched() -> None:
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    resized, move = resize_with_pad(image, 32, 32)
+    assert resized is image
+    np.testing.assert_array_equal(move.matrix, BoxTransform.identity().matrix)
+
+
+def test_boxes_are_clipped_and_leave() -> None:
+    right = BoxTransform(np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]]))
+    half = right.apply(Box("cup", 0.1, 0.3, 0.2, 0.9))
+    assert half is not None
+    assert (half.x_min, half.x_max, half.y_min) == pytest.approx((0.8, 1.0, 0.1))
+    assert right.apply(Box("cup", 0.1, 0.6, 0.2, 0.9)) is None
+    assert right.then(right).apply(Box("cup", 0.1, 0.3, 0.2, 0.4)) is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_every_jpeg_becomes_rgb(mode: str) -> None:
+    file = io.BytesIO()
+    Image.new(mode, (10, 6), color=0 if mode == "L" else (0, 0, 0, 0)[: len(mode)]).save(file, "JPEG")
+    image = decode_jpeg(file.getvalue())
+    assert (image.shape, image.dtype) == ((3, 6, 10), torch.uint8)
+    assert len(image.unique()) == 1
+
+
+@pytest.mark.parametrize("cut", [0, 5, 300])
+def test_a_broken_jpeg_is_refused(cut: int) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((32, 32), 50).save(file, "JPEG")
+    with pytest.raises(UserError, match=r"sample 7.*JPEG"):
+        decode_jpeg(file.getvalue()[:cut], "sample 7")
