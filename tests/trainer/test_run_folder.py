@@ -1,0 +1,143 @@
+"""A run folder belongs to one run and one process, and says what was decided."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pi05_train.errors import UserError
+from pi05_train.trainer.code_version import code_version
+from pi05_train.trainer.run_folder import RunFolder
+
+CONFIG = {
+    "run": {"folder": "runs/a", "steps": 10, "seed": 1, "start_from": None},
+    "optimizer": {"learning_rate": 1e-3, "betas": [0.9, 0.95]},
+    "logger": {"wandb": "offline"},
+    "checkpoint": {"every_steps": 5},
+    "evaluation": {"episodes_per_task": 0},
+}
+DATA = {"mixture": "abc"}
+
+
+def text(**changes: object) -> str:
+    """CONFIG as YAML with dotted keys (dots written __) replaced."""
+    config = json.loads(json.dumps(CONFIG))
+    for dotted, value in changes.items():
+        room, key = dotted.split("__")
+        config[room][key] = value
+    return yaml.safe_dump(config)
+
+
+def test_new_folder_says_what_was_decided(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "new"
+    with RunFolder(path, config=text(), fingerprints=DATA):
+        assert yaml.safe_load((path / "config.yaml").read_text()) == CONFIG
+        assert json.loads((path / "fingerprints.json").read_text()) == DATA
+        version = json.loads((path / "code_version.json").read_text())[0]
+        assert {"pi05_train", "torch", "python", "git_commit", "git_dirty"} == version.keys()
+        assert (path / "metrics.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"run__steps": 20}, True),
+        ({"run__folder": "elsewhere"}, True),
+        ({"logger__wandb": "online"}, True),
+        ({"checkpoint__every_steps": 1}, True),
+        ({"evaluation__episodes_per_task": 5}, True),
+        ({"run__seed": 2}, False),
+        ({"optimizer__learning_rate": 2e-3}, False),
+        ({"optimizer__betas": [0.9, 0.99]}, False),
+        ({"optimizer__new": None}, False),
+    ],
+)
+def test_reopening_with_another_configuration(tmp_path: Path, change: dict[str, object], allowed: bool) -> None:
+    RunFolder(tmp_path, config=text(), fingerprints=DATA).close()
+    if allowed:
+        RunFolder(tmp_path, config=text(**change), fingerprints=DATA).close()
+        assert (tmp_path / "config.yaml").read_text() == text(**change)
+        return
+    key = next(iter(change)).replace("__", ".")
+    with pytest.raises(UserError, match=key):
+        RunFolder(tmp_path, config=text(**change), fingerprints=DATA)
+    assert (tmp_path / "config.yaml").read_text() == text()
+    RunFolder(tmp_path, config=text(), fingerprints=DATA).close()
+
+
+def test_first_differing_key_is_named(tmp_path: Path) -> None:
+    RunFolder(tmp_path, config=text(), fingerprints=DATA).close()
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate.*got 0\.5.*expected 0\.001"):
+        RunFolder(tmp_path, config=text(run__seed=2, optimizer__learning_rate=0.5), fingerprints=DATA)
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    RunFolder(tmp_path, config=text(), fingerprints=DATA).close()
+    with pytest.raises(UserError, match=r"mixture.*got xyz.*expected abc"):
+        RunFolder(tmp_path, config=text(), fingerprints={"mixture": "xyz"})
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"thesis\.tex"):
+        RunFolder(tmp_path, config=text(), fingerprints=DATA)
+    assert not (tmp_path / "config.yaml").exists()
+
+
+def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from pi05_train.trainer.run_folder import RunFolder;"
+        f"folder = RunFolder(Path({str(tmp_path)!r}), config={text()!r}, fingerprints={DATA!r});"
+        "print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(UserError, match="another process"):
+            RunFolder(tmp_path, config=text(), fingerprints=DATA)
+        other.kill()
+    RunFolder(tmp_path, config=text(), fingerprints=DATA).close()
+
+
+def test_resuming_cuts_rows_from_the_resumed_step_and_half_a_line(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, config=text(), fingerprints=DATA) as folder:
+        for step in (4, 9, 14):
+            folder.append_metrics({"step": step, "loss/total": 0.1 * step})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 1')
+    with RunFolder(tmp_path, config=text(), fingerprints=DATA) as folder:
+        folder.cut_metrics(10)
+        folder.append_metrics({"step": 10})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"step": 4, "loss/total": 0.4}, {"step": 9, "loss/total": 0.1 * 9}, {"step": 10}]
+
+
+def test_code_version_outside_git_is_unknown(tmp_path: Path) -> None:
+    assert code_version(tmp_path)["git_commit"] == "unknown"
+
+
+def test_code_version_sees_commit_and_changes(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("a")
+    git("add", "file")
+    git("commit", "-q", "-m", "first")
+    found = code_version(tmp_path)
+    assert (found["git_commit"], found["git_dirty"]) == (git("rev-parse", "HEAD"), "false")
+    (tmp_path / "file").write_text("b")
+    assert code_version(tmp_path)["git_dirty"] == "true"
+    nested = tmp_path / "site-packages"
+    nested.mkdir()
+    assert code_version(nested)["git_commit"] == "unknown", "somebody else's checkout"
