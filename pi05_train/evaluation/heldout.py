@@ -40,9 +40,7 @@ def evaluate_heldout(
 ) -> dict[str, SourceEvaluation]:
     """Evaluate every source of `heldout`; constant baselines are fitted on `training`, which has the same sources.
 
-    The policy's processor was made with `stage_has_expert=True`, whatever the stage, so that examples carry the true
-    actions. Flow errors are measured when the model has an expert. `progress` hears the name of each source
-    before it starts.
+    Flow errors are measured when the model has an expert. `progress` hears the name of each source before it starts.
     """
     untrained = untrained_policy(policy, seed=seed)
     found = {}
