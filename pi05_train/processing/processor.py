@@ -17,7 +17,8 @@ from pi05_train.processing.augmentation import augment
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.example import Example
 from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
-from pi05_train.processing.normalisation import NormStats, normalise, to_absolute, to_delta, unnormalise
+from pi05_train.processing.normalisation import NormStats, to_absolute, unnormalise
+from pi05_train.processing.numbers import checked, normalised_chunk, normalised_state
 from pi05_train.processing.sequence import build_prompt, build_sequence
 from pi05_train.processing.templates import Templates
 from pi05_train.samples.card import SourceCard
@@ -63,7 +64,9 @@ class Processor:
         card = self._card(sample.source)
         images, boxes = self._images(sample, card, key if training else None)
         state = self._state(sample)
-        chunk, mask = self._chunk(sample, card) if sample.kind in ACTION_KINDS else (None, None)
+        chunk = mask = None
+        if sample.kind in ACTION_KINDS:
+            chunk, mask = normalised_chunk(sample, card, self._statistics(sample.source, "actions"), self.model)
         sequence = build_sequence(
             sample,
             templates=self.templates,
@@ -91,7 +94,7 @@ class Processor:
         card = self._card(source)
         actions: Floats = unnormalise(chunk_HD[:, : card.action_dim], self._statistics(source, "actions"))
         if any(card.delta_mask):
-            actions = to_absolute(actions, self._checked(state, card.state_dim, source, "state"), card.delta_mask)
+            actions = to_absolute(actions, checked(state, card.state_dim, source, "state"), card.delta_mask)
         return actions.astype(np.float32)
 
     def _images(self, sample: Sample, card: SourceCard, key: tuple[int, ...] | None) -> tuple[list[Tensor], list[Box]]:
@@ -137,31 +140,7 @@ class Processor:
         card = self.cards[sample.source]
         if "state" not in self.statistics.get(sample.source, {}) or (sample.state is None and not card.has_actions):
             return None
-        state = self._checked(sample.state, card.state_dim, f"{sample.source}, sample {sample.key}", "state")
-        return normalise(state, self._statistics(sample.source, "state"))
-
-    def _chunk(self, sample: Sample, card: SourceCard) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """The normalised chunk [H, D], zero padded, and where it counts."""
-        where = f"{sample.source}, sample {sample.key}"
-        actions = self._checked(sample.actions, card.action_dim, where, "actions")
-        horizon = self.model.action_horizon
-        if actions.ndim != 2 or actions.shape[0] < horizon:
-            raise UserError(
-                f"{where}, actions",
-                got=f"{actions.shape[0]} steps",
-                expected=f"at least the model's action_horizon {horizon}",
-                do="record longer chunks or shorten the horizon",
-            )
-        actions = actions[:horizon]
-        if any(card.delta_mask):
-            actions = to_delta(actions, self._checked(sample.state, card.state_dim, where, "state"), card.delta_mask)
-        chunk = np.zeros((horizon, self.model.action_dim), dtype=np.float32)
-        chunk[:, : card.action_dim] = normalise(actions, self._statistics(sample.source, "actions"))
-        mask = np.zeros(chunk.shape, dtype=np.bool_)
-        mask[:, : card.action_dim] = True
-        if sample.action_valid is not None:
-            mask &= sample.action_valid[:horizon, None]
-        return chunk, mask
+        return normalised_state(sample, card, self._statistics(sample.source, "state"))
 
     def _card(self, source: str) -> SourceCard:
         if source not in self.cards:
@@ -196,15 +175,3 @@ class Processor:
                     expected=f"{dims}",
                     do="compute them anew",
                 )
-
-    @staticmethod
-    def _checked(values: Floats | None, dims: int, where: str, name: str) -> Floats:
-        """Finite numbers of the card's width, or a `UserError`."""
-        if values is None or values.shape[-1] != dims or not np.isfinite(values).all():
-            got = (
-                "nothing" if values is None else f"shape {values.shape}, {int((~np.isfinite(values)).sum())} not finite"
-            )
-            raise UserError(
-                f"{where}, {name}", got=got, expected=f"{dims} finite numbers per step", do="correct card or data"
-            )
-        return values

@@ -74,7 +74,9 @@ def prompt_text(
         values = {"task": subtask or task, "subtask": subtask, "control_mode": mode}
     else:
         template = templates.verbal_prompt if sample.kind == "VI" else templates.high_level_prompt
-        values = {"task": task, "verbal_instruction": clean(sample.verbal_instruction)}
+        values = {"task": task}
+        if sample.kind == "VI":
+            values["verbal_instruction"] = _required(sample, "verbal_instruction", clean(sample.verbal_instruction))
     if names_field(template, "state"):
         if state_normalised is None:
             raise UserError(

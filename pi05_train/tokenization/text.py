@@ -56,7 +56,8 @@ class TextTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of any ids: boxes as `<locDDDD>`, actions as `<fastN>`, strangers as `<idN>`; pad, BOS, EOS vanish.
 
-        `decode(encode(text)) == text`, but SentencePiece's own blank U+2581 comes back as a space.
+        `decode(encode(text)) == text`, with two exceptions: SentencePiece's own blank U+2581 comes back as a space, and
+        in PaliGemma's vocabulary the rarest pieces now mean actions.
         """
         return "".join(self._decode_run(special, list(run)) for special, run in groupby(ids, self._is_special))
 

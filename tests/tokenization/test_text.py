@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from pi05_train.errors import UserError
 from pi05_train.tokenization.text import TextTokenizer, fit_text_tokenizer
 from pi05_train.tokenization.vocabulary import BOS_ID, EOS_ID
 
+SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
+PUBLISHED = SHARED / "golden" / "preprocessing" / "paligemma_tokens_published.json"
 CORPUS = [
     f"Task: put the {colour} cube in the bowl, State: {i} {(7 * i) % 256} {(11 * i) % 256};\nAction: "
     for i in range(256)
@@ -125,3 +129,11 @@ def test_unknown_names_list_the_shipped_ones() -> None:
 def test_impossible_fits_are_refused(corpus: list[str], pieces: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="text tokenizer"):
         fit_text_tokenizer(corpus, tmp_path, pieces=pieces, fast_size=256)
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="reference numbers are not present")
+@pytest.mark.skipif("PI05_PALIGEMMA_TOKENIZER" not in os.environ, reason="PI05_PALIGEMMA_TOKENIZER is not set")
+def test_paligemma_ids_are_the_published_ones() -> None:
+    paligemma = TextTokenizer.load("paligemma")
+    for case in json.loads(PUBLISHED.read_text())["pi05_full_prompt_to_ids"]:
+        assert paligemma.encode(case["text"], bos=case["add_bos"]) == case["ids"]

@@ -1,0 +1,56 @@
+"""The numbers of a sample in the network's units: its state, and its action chunk padded to the model's width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pi05_train.errors import UserError
+from pi05_train.model.config import ModelConfig
+from pi05_train.processing.normalisation import NormStats, normalise, to_delta
+from pi05_train.samples.card import SourceCard
+from pi05_train.samples.schema import Sample
+
+Floats = NDArray[np.floating[Any]]
+
+
+def normalised_state(sample: Sample, card: SourceCard, stats: NormStats) -> NDArray[np.float64]:
+    """The state [state_dim], not padded; UserError unless it is finite and of the card's width."""
+    return normalise(checked(sample.state, card.state_dim, f"{sample.source}, sample {sample.key}", "state"), stats)
+
+
+def normalised_chunk(
+    sample: Sample, card: SourceCard, stats: NormStats, model: ModelConfig
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The first action_horizon steps [H, D], relative where the card says so, zero padded; and where they count."""
+    where = f"{sample.source}, sample {sample.key}"
+    actions = checked(sample.actions, card.action_dim, where, "actions")
+    if actions.ndim != 2 or actions.shape[0] < model.action_horizon:
+        raise UserError(
+            f"{where}, actions",
+            got=f"{actions.shape[0]} steps",
+            expected=f"at least the model's action_horizon {model.action_horizon}",
+            do="record longer chunks or shorten the horizon",
+        )
+    actions = actions[: model.action_horizon]
+    if any(card.delta_mask):
+        actions = to_delta(actions, checked(sample.state, card.state_dim, where, "state"), card.delta_mask)
+    chunk = np.zeros((model.action_horizon, model.action_dim), dtype=np.float32)
+    chunk[:, : card.action_dim] = normalise(actions, stats)
+    mask = np.zeros(chunk.shape, dtype=np.bool_)
+    mask[:, : card.action_dim] = True
+    if sample.action_valid is not None:
+        mask &= sample.action_valid[: model.action_horizon, None]
+    return chunk, mask
+
+
+def checked(values: Floats | None, dims: int, where: str, name: str) -> Floats:
+    """Finite numbers of the card's width, or a `UserError`."""
+    if values is None or values.shape[-1] != dims or not np.isfinite(values).all():
+        got = "nothing" if values is None else f"shape {values.shape}, {int((~np.isfinite(values)).sum())} not finite"
+        raise UserError(
+            f"{where}, {name}", got=got, expected=f"{dims} finite numbers per step", do="correct card or data"
+        )
+    return values
