@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pi05_train.data.index import build_index
 from pi05_train.samples.card import SourceCard, check_card
 from pi05_train.samples.schema import CAMERAS, Box, Sample
 from pi05_train.samples.shards import write_shards
@@ -63,8 +64,6 @@ def write_synthetic_world(root: Path, *, samples_per_shard: int = 16, index: boo
         check_card(card)
         write_shards(root / card.shards, synthetic_samples(card), samples_per_shard=samples_per_shard)
         if index:
-            from pi05_train.data.index import build_index
-
             build_index(root / card.shards)
     return dict(CARDS)
 

@@ -134,7 +134,7 @@ def _make(make: Callable[[Sample], T], sample: Sample) -> T:
         for camera, jpeg in sample.images.items():
             try:
                 Image.open(io.BytesIO(jpeg)).load()
-            except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
                 raise BadSample(
                     f"sample {sample.key} of source {sample.source}, {camera}.jpg",
                     got=reason,
