@@ -22,8 +22,8 @@ from pi05_train.trainer.run_folder import RunFolder
 from pi05_train.trainer.stop import stop_requests
 from pi05_train.trainer.trackers import Tracker
 
-LoaderFactory = Callable[[int], Iterator[tuple[int, list[Batch]]]]
-"""From the first step to (step, its micro-batches) for each step from there on."""
+LoaderFactory = Callable[[int], Iterator[list[Batch]]]
+"""From the first step to the micro-batches of each step from there on."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def fit(
     with stop_requests() as stop, ProgressView(start, plan.steps, console or Console()) as view:
         for step in range(start, plan.steps):
             with speed.waiting_for_data():
-                drawn, micro_batches = next(loader)
-            assert drawn == step, f"the loader gave step {drawn} for step {step}"
+                micro_batches = next(loader)
             rate = learning_rate(step, plan.peak_learning_rate, plan.schedule)
             result = engine.train_step(micro_batches, learning_rate=rate)
             losses.add(result)

@@ -39,7 +39,7 @@ def test_steps_are_plain_adamw_with_clipping_per_group_and_ema() -> None:
     groups = [list(reference.backbone_parameters()), list(reference.expert_parameters())]
     loader = tiny_loader(0)
     for step in range(1, 4):
-        _, micro_batches = next(loader)
+        micro_batches = next(loader)
         result = engine.train_step(micro_batches, learning_rate=1e-3)
         counts = sum((count(batch) for batch in micro_batches), Counts(0, 0))
         reference.zero_grad()
@@ -100,8 +100,8 @@ def test_insulated_expert_leaves_the_backbone_as_if_it_were_absent() -> None:
     a, b = tiny_loader(0), tiny_loader(0)
     for _ in range(4):
         first, second = (
-            with_expert.train_step(next(a)[1], learning_rate=1e-2),
-            without.train_step(next(b)[1], learning_rate=1e-2),
+            with_expert.train_step(next(a), learning_rate=1e-2),
+            without.train_step(next(b), learning_rate=1e-2),
         )
         assert first.text == second.text
         assert first.backbone_norm == second.backbone_norm
@@ -168,7 +168,7 @@ def test_non_finite_sample_is_named_and_nothing_moves() -> None:
 
 def test_evaluation_model_holds_the_average_only_while_entered() -> None:
     engine = tiny_engine()
-    for _, (_, micro_batches) in zip(range(3), tiny_loader(0), strict=False):
+    for _, micro_batches in zip(range(3), tiny_loader(0), strict=False):
         engine.train_step(micro_batches, learning_rate=1e-2)
     raw, average = weights(engine), flat(engine.state()["ema"])
     for ema, expected in ((True, average), (False, raw)):
@@ -189,11 +189,11 @@ def test_average_is_refused_where_none_is_kept() -> None:
 def test_state_moves_to_a_fresh_engine() -> None:
     engine, loader = tiny_engine(), tiny_loader(0)
     for _ in range(2):
-        engine.train_step(next(loader)[1], learning_rate=1e-3)
+        engine.train_step(next(loader), learning_rate=1e-3)
     saved = copy.deepcopy(engine.state())
     fresh = tiny_engine(seed=7)
     fresh.load_state(saved)
-    _, micro_batches = next(loader)
+    micro_batches = next(loader)
     assert fresh.train_step(micro_batches, learning_rate=1e-3) == engine.train_step(micro_batches, learning_rate=1e-3)
     mine = flat(engine.state())
     assert all(torch.equal(value, mine[name]) for name, value in flat(fresh.state()).items())

@@ -71,12 +71,12 @@ def tiny_batch(seeds: list[int], *, kinds: str = "ME WD") -> Batch:
     return pack([example for example, _ in parts], [draws for _, draws in parts], seeds, TINY)
 
 
-def tiny_loader(start_step: int) -> Iterator[tuple[int, list[Batch]]]:
+def tiny_loader(start_step: int) -> Iterator[list[Batch]]:
     """Two micro-batches of three samples per step, a function of the step alone."""
     step = start_step
     while True:
         first = 6 * step
-        yield step, [tiny_batch([first, first + 1, first + 2]), tiny_batch([first + 3, first + 4, first + 5])]
+        yield [tiny_batch([first, first + 1, first + 2]), tiny_batch([first + 3, first + 4, first + 5])]
         step += 1
 
 
