@@ -58,20 +58,27 @@ _COLOURS = ("red", "green", "blue", "yellow")
 _THINGS = ("cup", "plate", "drawer", "towel")
 
 
-def write_synthetic_world(root: Path, *, samples_per_shard: int = 16, index: bool = True) -> dict[str, SourceCard]:
+def write_synthetic_world(
+    root: Path, *, samples_per_shard: int = 16, index: bool = True, image_size: int = IMAGE_SIZE
+) -> dict[str, SourceCard]:
     """Write the shards (and, unless told otherwise, the indexes) of every card under `root`; the cards by name."""
     for card in CARDS.values():
         check_card(card)
-        write_shards(root / card.shards, synthetic_samples(card), samples_per_shard=samples_per_shard)
+        samples = synthetic_samples(card, image_size=image_size)
+        write_shards(root / card.shards, samples, samples_per_shard=samples_per_shard)
         if index:
             build_index(root / card.shards)
     return dict(CARDS)
 
 
-def synthetic_samples(card: SourceCard, *, episodes: int = EPISODES, frames: int = FRAMES) -> list[Sample]:
+def synthetic_samples(
+    card: SourceCard, *, episodes: int = EPISODES, frames: int = FRAMES, image_size: int = IMAGE_SIZE
+) -> list[Sample]:
     """`episodes * frames` samples in a fixed shuffled order; episode 3 mod 4 is held out, episode 2 mod 4 failed."""
     rng = np.random.default_rng([ord(letter) for letter in card.name])
-    samples = [_sample(card, rng, episode, frame, frames) for episode in range(episodes) for frame in range(frames)]
+    samples = [
+        _sample(card, rng, episode, frame, frames, image_size) for episode in range(episodes) for frame in range(frames)
+    ]
     return [samples[i] for i in rng.permutation(len(samples))]
 
 
@@ -83,13 +90,15 @@ def synthetic_jpeg(rng: np.random.Generator, *, height: int = IMAGE_SIZE, width:
     return buffer.getvalue()
 
 
-def _sample(card: SourceCard, rng: np.random.Generator, episode: int, frame: int, frames: int) -> Sample:
+def _sample(
+    card: SourceCard, rng: np.random.Generator, episode: int, frame: int, frames: int, image_size: int
+) -> Sample:
     colour, thing = _COLOURS[episode % 4], _THINGS[(episode // 2) % 4]
     sample = Sample(
         key=f"{episode:08d}_{frame:06d}",
         source=card.name,
         kind=card.kind,  # type: ignore[arg-type]
-        images={camera: synthetic_jpeg(rng) for camera in card.cameras},
+        images={camera: synthetic_jpeg(rng, height=image_size, width=image_size) for camera in card.cameras},
         embodiment=card.embodiment,
         environment_id=f"{card.name}_room_{episode % 5}",
         episode=episode,

@@ -1,0 +1,121 @@
+"""Samples per second out of the loader, against reading and decoding the same JPEGs and nothing else, in one run.
+
+Run: uv run python -m benchmarks.loader [--image-pixels 224] [--steps 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+from pi05_train.data.loader import make_loader
+from pi05_train.data.mixture import Mixture
+from pi05_train.data.reader import Reader
+from pi05_train.data.schedule import Schedule
+from pi05_train.processing.augmentation_config import AugmentationConfig
+from pi05_train.processing.processor import Processor
+from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
+from pi05_train.samples.shards import parse_sample
+from tests.synthetic import write_synthetic_world
+from tests.synthetic_processor import synthetic_processor
+
+GLOBAL_BATCH, MICRO_BATCH, WARM_STEPS = 32, 16, 2
+
+
+def seconds_each(call: Callable[[int], object], count: int) -> float:
+    """Mean elapsed time of `call(i)` for i below `count`."""
+    start = time.perf_counter()
+    for i in range(count):
+        call(i)
+    return (time.perf_counter() - start) / count
+
+
+def raw_rate(reader: Reader, schedule: Schedule, steps: int) -> tuple[float, float]:
+    """(samples/s, images per sample) of reading each drawn sample's bytes and decoding its JPEGs, one process."""
+    images = 0
+    start = time.perf_counter()
+    for step in range(steps):
+        for draw in schedule.draws(step):
+            mixture = reader.mixture
+            index, row = mixture.indexes[draw.source], int(mixture.rows[draw.source][draw.row])
+            record = index.records[row]
+            with index.path(row).open("rb") as file:
+                file.seek(int(record["offset"]))
+                content = file.read(int(record["length"]))
+            for part in content.split(b"\xff\xd8\xff")[1:]:
+                np.asarray(Image.open(io.BytesIO(b"\xff\xd8\xff" + part)).convert("RGB"))
+                images += 1
+    samples = steps * schedule.global_batch
+    return samples / (time.perf_counter() - start), images / samples
+
+
+def loader_rate(
+    reader: Reader, schedule: Schedule, processor: Processor, steps: int, workers: int, run_folder: Path
+) -> float:
+    """Samples per second after the workers have started."""
+    loader = make_loader(
+        reader.mixture, schedule, reader, processor,
+        micro_batch_samples=MICRO_BATCH, flow_draws=1, start_step=0, stop_step=steps + WARM_STEPS,
+        num_workers=workers, run_folder=run_folder,
+    )  # fmt: skip
+    for _ in range(WARM_STEPS):
+        next(loader)
+    start = time.perf_counter()
+    assert sum(len(batches) for _, batches in loader) == steps * GLOBAL_BATCH // MICRO_BATCH
+    return steps * GLOBAL_BATCH / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Print the settings, the cost of each part, and the rates with their ratio to the raw one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image-pixels", type=int, default=224)
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, torch {torch.__version__}, "
+        f"pillow {PIL.__version__}, numpy {np.__version__}, warm page cache"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        cards = write_synthetic_world(root, image_size=options.image_pixels)
+        pixels = options.image_pixels // 14 * 14
+        processor = synthetic_processor(root, cards, image_size=pixels)
+        plain = synthetic_processor(root, cards, image_size=pixels)
+        plain.augmentation = replace(AugmentationConfig(), enabled=False)
+        entries = {name: SourceEntry(card, weight=1.0) for name, card in cards.items()}
+        mixture = Mixture.open(MixtureConfig("synthetic", entries), root)
+        reader = Reader(mixture)
+        schedule = Schedule(0, mixture.names, mixture.sizes, mixture.shares, GLOBAL_BATCH)
+        raw, images = raw_rate(reader, schedule, options.steps)
+        print(
+            f"{options.steps} steps of {GLOBAL_BATCH} samples, {images:.2f} images of {options.image_pixels} px each, "
+            f"6 sources, micro-batch {MICRO_BATCH}"
+        )
+        members = reader.members("toy_mobile", 0)
+        print(f"schedule {seconds_each(schedule.draws, 50) * 1e3:.2f} ms per step", end=", ")
+        print(
+            f"read {seconds_each(lambda i: reader.read('toy_mobile', i % 30), 500) * 1e6:.0f} us per sample", end=", "
+        )
+        print(f"of which parse {seconds_each(lambda _: parse_sample(members), 500) * 1e6:.0f} us")
+        print(f"raw read + decode, one process: {raw:.0f} samples/s")
+        for name, chosen in (("augmented", processor), ("not augmented", plain)):
+            for workers in (0, 1, 2):
+                rate = loader_rate(reader, schedule, chosen, options.steps, workers, root)
+                print(f"loader, {name}, {workers} workers: {rate:.0f} samples/s, {rate / raw:.2f} of raw")
+
+
+if __name__ == "__main__":
+    main()
