@@ -13,7 +13,7 @@ OVERRIDES_HELP = "Hydra overrides, e.g. experiment=demo_pretrain run.steps=10 mi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 refused with a sentence, 130 interrupted; anything else is a bug with its traceback."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     verb: Callable[[argparse.Namespace], None] = arguments.verb
     try:
         verb(arguments)
@@ -28,6 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand before and after options, which argparse alone does not allow."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    stray = [word for word in rest if word.startswith("-") or not hasattr(arguments, "overrides")]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pi05", description="Train pi0.5 the way its paper says.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
@@ -38,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(verb=_demo)
 
     train = verbs.add_parser("train", help="train one stage, or go on where it stopped")
-    train.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    _add_overrides(train)
     train.set_defaults(verb=_train)
 
     evaluate = verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators")
@@ -56,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_overrides(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    verb.add_argument("--config-dir", help="a folder of your own with experiment/, mixture/, source/ ...")
+
+
 def _add_data(data: argparse.ArgumentParser) -> None:
     verbs = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     simulate = verbs.add_parser("simulate", help="record the demo's six sources in simulators")
@@ -66,9 +83,10 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     index = verbs.add_parser("index", help="index the shards of a source and compute its statistics")
     index.add_argument("cards", nargs="+", help="names of cards in data_mixtures/source, or paths of card files")
     index.add_argument("--root", required=True, help="folder that the cards' relative `shards` start from")
+    index.add_argument("--horizon", type=int, default=50, help="action steps of the model to train (default: %(default)s)")
     index.set_defaults(verb=_index)
     mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs per source")
-    mixture.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    _add_overrides(mixture)
     mixture.set_defaults(verb=_mixture)
 
 
@@ -76,7 +94,7 @@ def _add_tokenizer(tokenizer: argparse.ArgumentParser) -> None:
     verbs = tokenizer.add_subparsers(title="verbs", metavar="VERB", required=True)
     fit = verbs.add_parser("fit", help="fit a small text tokenizer and FAST on a mixture's training split")
     fit.add_argument("folder", help="gets the sub-folders text and fast")
-    fit.add_argument("overrides", nargs="*", help=OVERRIDES_HELP)
+    _add_overrides(fit)
     fit.add_argument("--pieces", type=int, default=1000, help="most SentencePiece pieces (default: %(default)s)")
     fit.add_argument("--fast-size", type=int, default=512, help="FAST vocabulary (default: %(default)s)")
     fit.set_defaults(verb=_fit)
@@ -89,9 +107,10 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from pi05_train.config.compose import compose
     from pi05_train.train import train
 
-    train(arguments.overrides)
+    train(compose(arguments.overrides, arguments.config_dir))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -115,19 +134,22 @@ def _simulate(arguments: argparse.Namespace) -> None:
 def _index(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.data import index
 
-    index(arguments.cards, arguments.root)
+    index(arguments.cards, arguments.root, horizon=arguments.horizon)
 
 
 def _mixture(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.data import mixture
+    from pi05_train.config.compose import compose
 
-    mixture(arguments.overrides)
+    mixture(compose(arguments.overrides, arguments.config_dir))
 
 
 def _fit(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.tokenizer import fit
+    from pi05_train.config.compose import compose
 
-    fit(arguments.folder, arguments.overrides, pieces=arguments.pieces, fast_size=arguments.fast_size)
+    config = compose(arguments.overrides, arguments.config_dir)
+    fit(arguments.folder, config, pieces=arguments.pieces, fast_size=arguments.fast_size)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pi05_train.config.convert import build, nearest
 from pi05_train.config.schema import Config
@@ -20,26 +21,36 @@ from pi05_train.errors import UserError
 from pi05_train.resources import resource
 
 
-def compose(overrides: Sequence[str]) -> Config:
+def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     """The validated configuration of `conf/config.yaml` with Hydra overrides (`experiment=demo_pretrain run.steps=10`).
 
+    `config_dir` adds a folder of your own (`experiment/`, `mixture/`, `source/` ...) behind the shipped ones.
     Raises UserError for an unknown group choice or key (naming the nearest one), a missing or wrongly typed value,
     and every combination `validate` refuses.
     """
+    folders = [resource("data_mixtures"), *([Path(config_dir).resolve()] if config_dir else [])]
+    search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
     with initialize_config_dir(str(resource("conf")), version_base="1.3"):
         try:
-            composed = hydra_compose("config", [_SEARCH.format(resource("data_mixtures")), *overrides])
+            composed = hydra_compose("config", [search, *map(_lenient, overrides)])
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         except MissingConfigException as error:
             raise _unknown_choice(error) from None
+        except MissingMandatoryValue as error:
+            raise UserError(str(error.full_key), got="nothing", expected="a value", do=f"set {error.full_key}=...") from None
         except (HydraException, OmegaConfBaseException) as error:
-            raise _unknown_key(error, overrides) from None
+            raise _refusal(error, overrides) from None
+    assert isinstance(values, dict)
+    _check_source_names(values)
     config = build(Config, values)
     validate(config)
     return config
 
 
-_SEARCH = "hydra.searchpath=[file://{}]"
+def _lenient(override: str) -> str:
+    """Let a value override name a key that YAML leaves to its default; `build` refuses unknown ones by name."""
+    key = override.partition("=")[0]
+    return f"++{override}" if "." in key and key[0] not in "+~" and not key.startswith("hydra.") else override
 
 
 def read_config(path: Path) -> Config:
@@ -67,30 +78,22 @@ def _unknown_choice(error: MissingConfigException) -> UserError:
     )
 
 
-def _unknown_key(error: Exception, overrides: Sequence[str]) -> UserError:
-    """Which override is at fault, and the nearest key that exists without it."""
-    known = [*_leaf_keys(hydra_compose("config", [_SEARCH.format(resource("data_mixtures")), *_groups(overrides)]))]
+def _refusal(error: Exception, overrides: Sequence[str]) -> UserError:
+    """Hydra's complaint in our words: an override of an unknown group, or something it could not parse."""
+    groups = sorted({path.name for path in resource("conf").iterdir() if path.is_dir()} | {"mixture"})
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if "." in key and key not in known and not any(k.startswith(f"{key}.") for k in known):
-            return UserError(key, got="an unknown key", expected="a key of the configuration", do=nearest(key, known))
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        groups = [path.name for path in resource("conf").iterdir() if path.is_dir()] + ["mixture"]
-        if "." not in key and key not in groups:
-            return UserError(key, got="an unknown group", expected=f"one of {sorted(groups)}", do=nearest(key, groups))
-    return UserError("config", got=" ".join(str(error).split()), expected="a composable configuration", do="correct the overrides")
+        key = override.partition("=")[0]
+        if "." not in key and "@" not in key and key.lstrip("+~") not in groups:
+            return UserError(key, got="an unknown group", expected=f"one of {groups}", do=nearest(key, groups))
+    reason = " ".join(str(error).split())
+    return UserError("overrides", got=" ".join(overrides), expected="Hydra's key=value syntax", do=f"Hydra says: {reason}")
 
 
-def _groups(overrides: Sequence[str]) -> list[str]:
-    groups = {path.name for path in resource("conf").iterdir() if path.is_dir()} | {"mixture"}
-    return [o for o in overrides if o.partition("=")[0] in groups]
-
-
-def _leaf_keys(node: DictConfig, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key in node:
-        full = f"{prefix}{key}"
-        child = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        keys += _leaf_keys(child, f"{full}.") if isinstance(child, DictConfig) else [full]
-    return keys
+def _check_source_names(values: dict[Any, Any]) -> None:
+    """An override of a source that the mixture does not have would otherwise look like a new source."""
+    sources = values["mixture"].get("sources", {})
+    known = [name for name, entry in sources.items() if "card" in entry]
+    for name in sources.keys() - known:
+        raise UserError(
+            f"mixture.sources.{name}", got="a source without a card", expected=f"one of {known}", do=nearest(name, known)
+        )

@@ -1,0 +1,70 @@
+"""`pi05 data`: simulate, index, describe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from pi05_train.commands.progress import progress_bar
+from pi05_train.config.convert import build
+from pi05_train.config.schema import Config
+from pi05_train.data.index import build_index
+from pi05_train.data.mixture import Mixture
+from pi05_train.data.schedule import Schedule
+from pi05_train.data.statistics import write_statistics
+from pi05_train.errors import UserError
+from pi05_train.resources import resource
+from pi05_train.samples.card import SourceCard, check_card
+
+
+def simulate(root: str, *, seed: int, workers: int) -> None:
+    """Record the six simulated sources under `root`."""
+    from pi05_train.simulation.settings import SimulationSettings
+    from pi05_train.simulation.simulate import simulate as record
+
+    with progress_bar("simulating") as report:
+        counts = record(Path(root), settings=SimulationSettings(seed=seed, workers=workers), progress=report)
+    table = Table("source", "episodes", "successes", "samples", title=f"recorded in {root}")
+    for name, count in counts.items():
+        table.add_row(name, str(count.episodes), str(count.successes), str(count.samples))
+    Console().print(table)
+
+
+def index(cards: Sequence[str], root: str, *, horizon: int) -> None:
+    """Index the shards of the cards' sources, and write the statistics of their first `horizon` action steps."""
+    for name in cards:
+        card = read_card(name)
+        folder = Path(root) / card.shards
+        build_index(folder)
+        statistics = write_statistics(folder, card, horizon) if card.has_actions else None
+        print(f"{card.name}: indexed {folder}" + (f", statistics in {statistics}" if statistics else ""))
+
+
+def read_card(name: str) -> SourceCard:
+    """A card by its name in data_mixtures/source, or by the path of its file."""
+    path = Path(name) if name.endswith(".yaml") else resource("data_mixtures") / "source" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in (resource("data_mixtures") / "source").glob("*.yaml"))
+        raise UserError("source card", got=name, expected=f"a file, or one of {known}", do="correct the name")
+    card = build(SourceCard, yaml.safe_load(path.read_text()), f"source card {path.name}")
+    check_card(card)
+    return card
+
+
+def mixture(config: Config) -> None:
+    """Print shares asked for and drawn, samples that pass the filters and epochs over the run, per source."""
+    opened = Mixture.open(config.mixture, Path(config.data.root))
+    batch = config.data.global_batch_samples
+    counts = Schedule(config.run.seed, opened.names, opened.sizes, opened.shares, batch).counts(config.run.steps)
+    title = f"{opened.name}: {config.run.steps} steps of {batch} samples, fingerprint {opened.fingerprint[:12]}"
+    table = Table("source", "kind", "asked", "drawn", "samples", "of", "environments", "epochs", title=title)
+    for row in opened.describe():
+        name, samples = str(row["source"]), int(row["samples"])
+        drawn = counts[name] / (config.run.steps * batch)
+        cells = [name, row["kind"], f"{row['share']:.4f}", f"{drawn:.4f}", samples, row["of"], row["environments"]]
+        table.add_row(*map(str, cells), f"{counts[name] / samples:.2f}")
+    Console().print(table)

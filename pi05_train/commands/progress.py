@@ -1,0 +1,48 @@
+"""One progress bar for work that is not training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Report = Callable[[int, int, str], None]
+"""(done, total, what is being done now)."""
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Report]:
+    """A function to call with (done, total, what); in a terminal a bar with the time that remains, else a line a tenth."""
+    console = Console()
+    if not console.is_terminal:
+        yield _lines(console, what)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("remaining"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=None)
+
+        def report(done: int, total: int, now: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {now}" if now else what)
+
+        yield report
+
+
+def _lines(console: Console, what: str) -> Report:
+    tenth = -1
+
+    def report(done: int, total: int, now: str) -> None:
+        nonlocal tenth
+        if total and 10 * done // total > tenth:
+            tenth = 10 * done // total
+            console.print(f"{what} {done}/{total} {now}".rstrip(), highlight=False)
+
+    return report

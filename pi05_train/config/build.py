@@ -1,0 +1,61 @@
+"""From a configuration to the parts that training, evaluation and a robot all build the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pi05_train.config.schema import Config
+from pi05_train.errors import UserError
+from pi05_train.processing.normalisation import NormStats, read_norm_stats, write_norm_stats
+from pi05_train.processing.processor import Processor
+from pi05_train.samples.card import SourceCard
+from pi05_train.tokenization.tokens import Tokens
+
+Statistics = dict[str, dict[str, NormStats]]
+"""Per source: normalisation statistics under "state" and "actions"."""
+
+
+def enabled_cards(config: Config) -> dict[str, SourceCard]:
+    """Cards of the sources that take part."""
+    return {name: entry.card for name, entry in config.mixture.sources.items() if entry.enabled}
+
+
+def shard_statistics(config: Config) -> Statistics:
+    """Statistics beside the shards of every enabled source with actions."""
+    root = Path(config.data.root)
+    cards = {name: card for name, card in enabled_cards(config).items() if card.has_actions}
+    return {name: read_norm_stats(root / card.shards / "norm_stats.json") for name, card in cards.items()}
+
+
+def save_statistics(run: Path, statistics: Statistics) -> None:
+    """Keep the statistics in the run folder, where a robot without shards finds them (openpi's layout of assets)."""
+    for name, stats in statistics.items():
+        folder = run / "assets" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_norm_stats(folder / "norm_stats.json", stats)
+
+
+def run_statistics(run: Path) -> Statistics:
+    """The statistics a run folder keeps."""
+    return {path.parent.name: read_norm_stats(path) for path in sorted((run / "assets").glob("*/norm_stats.json"))}
+
+
+def build_processor(config: Config, statistics: Statistics) -> Processor:
+    """The processor of a run. Refuses tokenizers whose ids do not fit the model's embedding."""
+    tokens = Tokens.load(config.tokenizer.text, config.tokenizer.fast)
+    if tokens.layout.vocab_size > config.model.vocab_size:
+        raise UserError(
+            "model.vocab_size",
+            got=config.model.vocab_size,
+            expected=f"at least {tokens.layout.vocab_size}, the ids of tokenizer {config.tokenizer.text}",
+            do=f"set model.vocab_size={tokens.layout.vocab_size}",
+        )
+    return Processor(
+        model=config.model,
+        cards=enabled_cards(config),
+        statistics=statistics,
+        tokens=tokens,
+        templates=config.templates,
+        augmentation=config.augmentation if config.augmentation.enabled else None,
+        stage_has_expert=config.stage.objective.expert,
+    )

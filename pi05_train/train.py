@@ -1,0 +1,99 @@
+"""One stage of training: compose, validate, build, fit, close. `pi05 train` and `python -m pi05_train.train` are this."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from pi05_train.checkpoint.run_state import latest
+from pi05_train.checkpoint.weights import load_weights
+from pi05_train.config.build import build_processor, save_statistics, shard_statistics
+from pi05_train.config.compose import compose, to_yaml
+from pi05_train.config.schema import Config
+from pi05_train.data.loader import make_loader
+from pi05_train.data.mixture import Mixture
+from pi05_train.data.reader import Reader
+from pi05_train.data.schedule import Schedule
+from pi05_train.engine.single import SingleEngine
+from pi05_train.errors import UserError
+from pi05_train.model.batch import Batch
+from pi05_train.model.pi05 import Pi05
+from pi05_train.trainer.loop import Plan, fit
+from pi05_train.trainer.run_folder import RunFolder
+from pi05_train.trainer.trackers import make_trackers
+
+
+def train(config: Config) -> Path:
+    """Train the stage the configuration describes, or go on where it stopped; returns its run folder.
+
+    Raises UserError, before any step, for whatever a person can mend.
+    """
+    mixture = Mixture.open(config.mixture, Path(config.data.root))
+    schedule = Schedule(config.run.seed, mixture.names, mixture.sizes, mixture.shares, config.data.global_batch_samples)
+    statistics = shard_statistics(config)
+    processor = build_processor(config, statistics)
+    engine = SingleEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine)
+
+    def batches(start: int) -> Iterator[list[Batch]]:
+        loader = make_loader(
+            mixture,
+            schedule,
+            Reader(mixture),
+            processor,
+            micro_batch_samples=config.data.micro_batch_samples,
+            flow_draws=config.stage.objective.flow_draws,
+            start_step=start,
+            stop_step=config.run.steps,
+            num_workers=config.data.workers,
+            run_folder=folder.path,
+        )
+        return (micro_batches for _, micro_batches in loader)
+
+    plan = Plan(
+        steps=config.run.steps,
+        seed=config.run.seed,
+        fingerprint=mixture.fingerprint,
+        peak_learning_rate=config.optimizer.learning_rate,
+        schedule=config.schedule,
+        checkpoint=config.checkpoint,
+        log_every_steps=config.logger.every_steps,
+        model=config.model,
+    )
+    fingerprints = {name: mixture.indexes[name].fingerprint for name in mixture.names}
+    with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=fingerprints) as folder:
+        save_statistics(folder.path, statistics)
+        (folder.path / "mixture.json").write_text(json.dumps(mixture.describe(), indent=1) + "\n")
+        trackers = make_trackers(config.logger, folder.path, asdict(config))
+        try:
+            fit(engine, batches, plan, folder, trackers)
+        finally:
+            for tracker in trackers:
+                tracker.close()
+    return folder.path
+
+
+def initial_model(config: Config) -> Pi05:
+    """Fresh weights from the seed, or those of `run.start_from`; an expert it lacks is created here (paper, IV-B).
+
+    A run that has a checkpoint of its own goes on from that one.
+    """
+    model = Pi05(config.model, expert=config.stage.objective.expert)
+    model.init_weights(config.run.seed)
+    if config.run.start_from is not None and latest(Path(config.run.folder)) is None:
+        load_weights(Path(config.run.start_from), model, ema=config.optimizer.ema_decay is not None)
+    return model
+
+
+def main() -> None:
+    """The entry point of torchrun: overrides on the command line, a refusal as the last line."""
+    try:
+        train(compose(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"pi05_train.train: {error}")
+
+
+if __name__ == "__main__":
+    main()
