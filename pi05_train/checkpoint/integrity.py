@@ -53,7 +53,7 @@ def verify(folder: Path) -> None:
             raise _damaged(folder, f"{name} " + ("missing" if found is None else f"of {found} bytes instead of {size}"))
 
 
-def unreadable(folder: Path, error: Exception) -> UserError:
+def unreadable(folder: Path, error: BaseException) -> UserError:
     """The refusal for a checkpoint whose sizes are right and whose content is not."""
     return _damaged(folder, f"content that does not read ({type(error).__name__})")
 
