@@ -41,7 +41,7 @@ class ZeroActions:
         return [np.zeros((SEEDS_PER_EPISODE // 100, self._dims[s.source]), dtype=np.float32) for s in samples]
 
 
-@dataclass
+@dataclass(eq=False)
 class Episode:
     """One environment on its way through one episode."""
 
@@ -106,17 +106,18 @@ def run_rollouts(
     running: list[tuple[str, Episode]] = []
     done: dict[tuple[str, int], RolloutResult] = {}
 
-    def start(idle: dict[str, Environment]) -> None:
-        """Fill the free places; an idle environment of the same task is used again, others are closed."""
+    def start(idle: Environment | None = None, idle_task: str = "") -> None:
+        """Fill the free places; the idle environment is used again for its own task, else closed."""
+        if idle is not None and not (waiting and waiting[-1][0] == idle_task):
+            idle.close()
+            idle = None
         while waiting and len(running) < environments:
             task, seed = waiting.pop()
-            environment = idle.pop(task, None) or make_environment(task, image_size)
+            environment, idle = idle or make_environment(task, image_size), None
             limit = min(EVALUATION_TASKS[task].max_steps, max_steps or environment.max_steps)
             running.append((task, Episode.start(environment, seed, limit)))
-        for environment in idle.values():
-            environment.close()
 
-    start({})
+    start()
     while running:
         advance_all(actor, [episode for _, episode in running], execute_steps)
         for task, episode in [pair for pair in running if pair[1].ended]:
@@ -125,7 +126,7 @@ def run_rollouts(
             done[task, episode.seed] = result
             if progress is not None:
                 progress(result)
-            start({task: episode.environment})
+            start(episode.environment, task)
     return [done[task, first_seed + i] for task in tasks for i in range(episodes_per_task)]
 
 

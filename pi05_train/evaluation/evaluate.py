@@ -1,0 +1,111 @@
+"""One evaluation of one policy: held-out numbers, examples to look at, closed-loop success."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from pi05_train.evaluation.examples import action_examples, text_examples
+from pi05_train.evaluation.heldout import SourceEvaluation, evaluate_heldout
+from pi05_train.evaluation.results import ActionExample, Evaluation, RolloutResult, RolloutSummary, TextExample
+from pi05_train.evaluation.rollouts import Actor, ZeroActions, run_rollouts, summarise
+from pi05_train.policy.policy import Policy
+from pi05_train.samples.schema import Sample
+
+Progress = Callable[[str], None]
+"""Hears one sentence about what begins or has ended."""
+
+
+def evaluate_policy(
+    policy: Policy,
+    *,
+    stage: str,
+    step: int,
+    heldout: Mapping[str, Sequence[Sample]],
+    training: Mapping[str, Sequence[Sample]],
+    max_text_tokens: int,
+    tasks: Sequence[str] = (),
+    episodes_per_task: int = 0,
+    execute_steps: int = 5,
+    examples_per_source: int = 4,
+    seed: int = 0,
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Everything `write_evaluation` stores.
+
+    `training` holds samples of the same sources, for the constant baselines. Rollouts need a policy with an expert;
+    they are compared with the zero-action policy on the same start states.
+    """
+    begin = time.perf_counter()
+    say = progress or _silent
+    found = evaluate_heldout(
+        policy, heldout, training, max_text_tokens=max_text_tokens, seed=seed, progress=lambda s: say(f"held out: {s}")
+    )
+    chunks: list[ActionExample] = []
+    texts: list[TextExample] = []
+    images: dict[str, bytes] = {}
+    for evaluation in found.values():
+        if evaluation.truth.has_actions:
+            chunks += action_examples(policy, evaluation, count=min(examples_per_source, 2), seed=seed)
+        else:
+            some, pictures = text_examples(policy, evaluation, count=examples_per_source)
+            texts += some
+            images |= pictures
+    rollouts: list[RolloutSummary] = []
+    if episodes_per_task and policy.has_expert:
+        rollouts = compare_rollouts(policy, tasks, episodes_per_task, execute_steps, say)
+    return Evaluation(
+        stage=stage,
+        step=step,
+        seconds=time.perf_counter() - begin,
+        notes=(*notes, *_notes(found, rollouts)),
+        heldout=tuple(row for evaluation in found.values() for row in evaluation.results),
+        rollouts=tuple(rollouts),
+        actions=tuple(chunks),
+        texts=tuple(texts),
+        images=images,
+    )
+
+
+def compare_rollouts(
+    policy: Policy, tasks: Sequence[str], episodes_per_task: int, execute_steps: int, say: Progress
+) -> list[RolloutSummary]:
+    """Success of the policy and of the zero-action policy on the same start states, side by side for every task."""
+
+    def run(name: str, actor: Actor) -> list[RolloutSummary]:
+        def ended(result: RolloutResult) -> None:
+            word = "success" if result.success else "no success"
+            say(f"{name}: {result.task}, episode {result.seed}: {word} after {result.steps} steps")
+
+        size = policy.model.config.vision.image_size
+        return summarise(
+            run_rollouts(
+                actor,
+                tasks,
+                episodes_per_task=episodes_per_task,
+                image_size=size,
+                execute_steps=execute_steps,
+                progress=ended,
+            ),
+            name,
+        )
+
+    pairs = zip(run("trained", policy), run("zero actions", ZeroActions()), strict=True)
+    return [summary for pair in pairs for summary in pair]
+
+
+def _notes(found: Mapping[str, SourceEvaluation], rollouts: Sequence[RolloutSummary]) -> list[str]:
+    """How few samples and episodes stand behind the numbers."""
+    sizes = sorted(len(evaluation.samples) for evaluation in found.values())
+    notes = []
+    if sizes:
+        notes.append(f"Held-out numbers rest on {sizes[0]} to {sizes[-1]} samples per source.")
+    episodes = sorted({summary.episodes for summary in rollouts if summary.task})
+    if episodes:
+        notes.append(f"Success rates rest on {episodes[0]} episodes per task: mind the intervals.")
+    return notes
+
+
+def _silent(sentence: str) -> None:
+    del sentence
