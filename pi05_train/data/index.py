@@ -40,8 +40,9 @@ RECORD = np.dtype(
 )
 HELDOUT, FAILED = 1, 2
 COLUMNS = ("key", "environment_id", "task")
-_BLOCK = 512
-_END_OF_ARCHIVE = bytes(2 * _BLOCK)
+BLOCK = 512
+"""Bytes of a tar header; members are padded to whole blocks."""
+_END_OF_ARCHIVE = bytes(2 * BLOCK)
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,13 @@ def _walk(path: Path, keys: set[str]) -> Iterator[tuple[int, int, int, dict[str,
                     expected=(key, declared_members(header)),
                     do=again,
                 )
+            if any(not member.isreg() or member.offset_data - member.offset != BLOCK for member in members):
+                raise UserError(
+                    f"{where}, member headers",
+                    got="links or extension headers",
+                    expected="plain files with names of at most 100 bytes",
+                    do="write the shards with pi05_train or webdataset.TarWriter(mtime=0)",
+                )
             with memoryview(data)[start:end] as view:
                 yield start, end - start, zlib.crc32(view), header
         if data[end : end + len(_END_OF_ARCHIVE)] != _END_OF_ARCHIVE:
@@ -227,4 +235,4 @@ def _samples(path: Path) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
 
 
 def _end(member: tarfile.TarInfo) -> int:
-    return member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+    return member.offset_data + -(-member.size // BLOCK) * BLOCK

@@ -154,6 +154,17 @@ def test_a_damaged_member_header_does_not_end_the_shard_in_silence(folder: Path)
         build_index(folder)
 
 
+def test_headers_that_the_reader_would_not_understand_are_refused(tmp_path: Path) -> None:
+    (source,) = write_shards(tmp_path / "a", SAMPLES[:1])
+    (tmp_path / "b").mkdir()
+    with tarfile.open(source) as archive, tarfile.open(tmp_path / "b" / "shard-000000.tar", "w") as extended:
+        for member in archive:
+            member.mtime = 1.5  # type: ignore[assignment]  # a fraction needs an extension header
+            extended.addfile(member, archive.extractfile(member))
+    with pytest.raises(UserError, match="extension headers"):
+        build_index(tmp_path / "b")
+
+
 def test_interleaved_members_and_repeated_keys_are_refused(tmp_path: Path) -> None:
     (source,) = write_shards(tmp_path / "a", SAMPLES[:2])
     with tarfile.open(source) as archive:
