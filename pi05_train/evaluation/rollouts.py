@@ -1,4 +1,4 @@
-"""Closed-loop episodes in simulation: many environments in lockstep, one policy call for all that need a new plan."""
+"""Closed-loop episodes in simulation: many worlds in lockstep, one policy call for all that need a new plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pi05_train.errors import UserError
 from pi05_train.evaluation.intervals import wilson
 from pi05_train.evaluation.results import RolloutResult, RolloutSummary
 from pi05_train.samples.schema import Sample
-from pi05_train.simulation.environments import EVALUATION_TASKS, Environment, make_environment
+from pi05_train.simulation.environments import EVALUATION_TASKS, make_robot
 
 FIRST_SEED = 1_000_000
 """Episode seeds start here, away from those that recorded the training data."""
@@ -26,6 +26,32 @@ class Actor(Protocol):
 
     def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[NDArray[np.float32]]:
         """A chunk [H, action_dim] in physical units per sample."""
+        ...
+
+
+class World(Protocol):
+    """What is acted in. Unlike an `Environment` it is pictured only when asked: pictures cost most of a step."""
+
+    max_steps: int
+
+    def reset(self, seed: int) -> Sample:
+        """Start the episode `seed` and observe it."""
+        ...
+
+    def advance(self, action: NDArray[np.float32]) -> None:
+        """One control step of an [action_dim] command."""
+        ...
+
+    def succeeded(self) -> bool:
+        """Whether the task is fulfilled now."""
+        ...
+
+    def observe(self) -> Sample:
+        """Images, state and task as they are now."""
+        ...
+
+    def close(self) -> None:
+        """Free the renderer."""
         ...
 
 
@@ -43,38 +69,48 @@ class ZeroActions:
 
 @dataclass(eq=False)
 class Episode:
-    """One environment on its way through one episode."""
+    """One world on its way through one episode."""
 
-    environment: Environment
+    world: World
     seed: int
     max_steps: int
     observation: Sample
+    """Of the last plan."""
     plan: list[NDArray[np.float32]] = field(default_factory=list)
     steps: int = 0
     success: bool = False
-    ended: bool = False
 
     @classmethod
-    def start(cls, environment: Environment, seed: int, max_steps: int) -> Episode:
-        return cls(environment, seed, max_steps, environment.reset(seed))
+    def start(cls, world: World, seed: int, max_steps: int) -> Episode:
+        return cls(world, seed, max_steps, world.reset(seed))
+
+    @property
+    def ended(self) -> bool:
+        return self.success or self.steps >= self.max_steps
 
     @property
     def noise_seed(self) -> int:
         """Seed of the plan made now: its own for every episode and step."""
         return self.seed * SEEDS_PER_EPISODE + self.steps
 
+    def look(self) -> Sample:
+        """The observation to plan from."""
+        if self.steps:
+            self.observation = self.world.observe()
+        return self.observation
+
     def advance(self) -> None:
         """One control step of the plan; success ends the episode."""
-        self.observation, self.success, ended = self.environment.step(self.plan.pop(0))
+        self.world.advance(self.plan.pop(0))
+        self.success = self.world.succeeded()
         self.steps += 1
-        self.ended = self.success or ended or self.steps >= self.max_steps
 
 
 def rollout(
-    actor: Actor, environment: Environment, *, source: str, task: str, seed: int, max_steps: int, execute_steps: int
+    actor: Actor, world: World, *, source: str, task: str, seed: int, max_steps: int, execute_steps: int
 ) -> RolloutResult:
     """One episode, replanned every `execute_steps` control steps."""
-    episode = Episode.start(environment, seed, max_steps)
+    episode = Episode.start(world, seed, max_steps)
     while not episode.ended:
         advance_all(actor, [episode], execute_steps)
     return RolloutResult(source, task, seed, episode.success, episode.steps)
@@ -87,12 +123,12 @@ def run_rollouts(
     episodes_per_task: int,
     image_size: int,
     execute_steps: int,
-    environments: int = 8,
+    worlds: int = 8,
     first_seed: int = FIRST_SEED,
     max_steps: int | None = None,
     progress: Callable[[RolloutResult], None] | None = None,
 ) -> list[RolloutResult]:
-    """Every task with seeds `first_seed`, `first_seed + 1`, ..., at most `environments` episodes at a time.
+    """Every task with seeds `first_seed`, `first_seed + 1`, ..., at most `worlds` episodes at a time.
 
     Episodes are independent: how many run side by side changes no start state and no noise. `max_steps` shortens the
     tasks' own limits. Results are in the order of tasks and seeds; `progress` hears each as it ends.
@@ -106,16 +142,16 @@ def run_rollouts(
     running: list[tuple[str, Episode]] = []
     done: dict[tuple[str, int], RolloutResult] = {}
 
-    def start(idle: Environment | None = None, idle_task: str = "") -> None:
-        """Fill the free places; the idle environment is used again for its own task, else closed."""
+    def start(idle: World | None = None, idle_task: str = "") -> None:
+        """Fill the free places; the idle world is used again for its own task, else closed."""
         if idle is not None and not (waiting and waiting[-1][0] == idle_task):
             idle.close()
             idle = None
-        while waiting and len(running) < environments:
+        while waiting and len(running) < worlds:
             task, seed = waiting.pop()
-            environment, idle = idle or make_environment(task, image_size), None
-            limit = min(EVALUATION_TASKS[task].max_steps, max_steps or environment.max_steps)
-            running.append((task, Episode.start(environment, seed, limit)))
+            world, idle = idle or make_robot(task, image_size), None
+            limit = min(world.max_steps, max_steps or world.max_steps)
+            running.append((task, Episode.start(world, seed, limit)))
 
     start()
     while running:
@@ -126,7 +162,7 @@ def run_rollouts(
             done[task, episode.seed] = result
             if progress is not None:
                 progress(result)
-            start(episode.environment, task)
+            start(episode.world, task)
     return [done[task, first_seed + i] for task in tasks for i in range(episodes_per_task)]
 
 
@@ -134,7 +170,7 @@ def advance_all(actor: Actor, episodes: Sequence[Episode], execute_steps: int) -
     """One control step of every episode; those without a plan get theirs from a single call of the actor."""
     planless = [episode for episode in episodes if not episode.plan]
     if planless:
-        chunks = actor.actions([e.observation for e in planless], [e.noise_seed for e in planless])
+        chunks = actor.actions([e.look() for e in planless], [e.noise_seed for e in planless])
         for episode, chunk in zip(planless, chunks, strict=True):
             episode.plan = list(chunk[:execute_steps])
     for episode in episodes:

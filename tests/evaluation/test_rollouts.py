@@ -22,6 +22,7 @@ class Line:
     max_steps = 40
     alive: int = 0
     most_alive: int = 0
+    pictures: int = 0
 
     def __init__(self, task: str, image_size: int) -> None:
         assert image_size == 64
@@ -30,6 +31,7 @@ class Line:
         Line.most_alive = max(Line.most_alive, Line.alive)
 
     def observe(self) -> Sample:
+        Line.pictures += 1
         state = np.array([self.place], dtype=np.float32)
         return Sample(key=str(self.steps), source=EVALUATION_TASKS[self.task].source, kind="CE", images={}, state=state)
 
@@ -38,11 +40,14 @@ class Line:
         self.place, self.steps = float(np.random.default_rng(seed).uniform(0, 3)), 0
         return self.observe()
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Sample, bool, bool]:
+    def advance(self, action: NDArray[np.float32]) -> None:
+        assert action.shape == (4,)
+        assert not self.succeeded()
         self.place += float(action[0])
         self.steps += 1
-        success = self.place > GOAL
-        return self.observe(), success, success or self.steps >= self.max_steps
+
+    def succeeded(self) -> bool:
+        return self.place > GOAL
 
     def close(self) -> None:
         self.closed = True
@@ -65,18 +70,18 @@ class Wanderer:
 
 @pytest.fixture(autouse=True)
 def lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    Line.alive = Line.most_alive = 0
+    Line.alive = Line.most_alive = Line.pictures = 0
     tasks = {
         name: EvaluationTask(name, source, 40, 10.0, 4) for name, source in (("a", "one"), ("b", "one"), ("c", "two"))
     }
-    monkeypatch.setattr(rollouts, "make_environment", Line)
+    monkeypatch.setattr(rollouts, "make_robot", Line)
     monkeypatch.setattr(rollouts, "EVALUATION_TASKS", tasks)
     monkeypatch.setitem(globals(), "EVALUATION_TASKS", tasks)
 
 
-def run(actor: object, environments: int, **options: object) -> list[RolloutResult]:
+def run(actor: object, worlds: int, **options: object) -> list[RolloutResult]:
     settings = {"episodes_per_task": 5, "image_size": 64, "execute_steps": 4, **options}
-    return run_rollouts(actor, ["a", "b", "c"], environments=environments, **settings)  # type: ignore[arg-type]
+    return run_rollouts(actor, ["a", "b", "c"], worlds=environments, **settings)  # type: ignore[arg-type]
 
 
 def test_running_side_by_side_changes_no_result() -> None:
@@ -88,7 +93,7 @@ def test_running_side_by_side_changes_no_result() -> None:
 
 def test_a_single_rollout_is_the_same_episode() -> None:
     for result in run(Wanderer(), 3):
-        environment = Line(result.task, 64)
+        world = Line(result.task, 64)
         alone = rollout(
             Wanderer(),
             environment,
@@ -103,14 +108,14 @@ def test_a_single_rollout_is_the_same_episode() -> None:
 
 def test_one_call_plans_for_all_and_no_two_plans_of_a_task_share_their_noise() -> None:
     actor = Wanderer()
-    run_rollouts(actor, ["a"], episodes_per_task=12, image_size=64, execute_steps=4, environments=12)
+    run_rollouts(actor, ["a"], episodes_per_task=12, image_size=64, execute_steps=4, worlds=12)
     seeds = [seed for call in actor.calls for seed in call]
     assert len(actor.calls[0]) == 12
     assert len(actor.calls) <= 10
     assert len(set(seeds)) == len(seeds)
 
 
-def test_no_more_environments_than_asked_for_and_all_are_closed() -> None:
+def test_no_more_worlds_than_asked_for_and_all_are_closed() -> None:
     run(Wanderer(), 4)
     assert Line.most_alive == 4
     assert Line.alive == 0
@@ -118,6 +123,12 @@ def test_no_more_environments_than_asked_for_and_all_are_closed() -> None:
 
 def test_an_episode_ends_at_the_step_limit() -> None:
     assert {result.steps for result in run(ZeroActions({"one": 4, "two": 4}), 4, max_steps=7)} == {7}
+
+
+def test_the_world_is_pictured_once_per_plan() -> None:
+    actor = Wanderer()
+    run(actor, 4)
+    assert Line.pictures == sum(len(call) for call in actor.calls)
 
 
 def test_progress_hears_every_episode_once() -> None:
