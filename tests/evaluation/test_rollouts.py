@@ -81,7 +81,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(actor: object, worlds: int, **options: object) -> list[RolloutResult]:
     settings = {"episodes_per_task": 5, "image_size": 64, "execute_steps": 4, **options}
-    return run_rollouts(actor, ["a", "b", "c"], worlds=environments, **settings)  # type: ignore[arg-type]
+    return run_rollouts(actor, ["a", "b", "c"], worlds=worlds, **settings)  # type: ignore[arg-type]
 
 
 def test_running_side_by_side_changes_no_result() -> None:
@@ -96,7 +96,7 @@ def test_a_single_rollout_is_the_same_episode() -> None:
         world = Line(result.task, 64)
         alone = rollout(
             Wanderer(),
-            environment,
+            world,
             source=result.source,
             task=result.task,
             seed=result.seed,
