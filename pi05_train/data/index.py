@@ -70,7 +70,7 @@ class Index:
 
         Refuses (UserError) a missing, damaged or foreign index and a shard that is gone or has another size.
         """
-        again = f"run `pi05 data index {folder}`"
+        again = "index the source with `pi05 data index`"
         path = folder / "index.json"
         if not path.is_file():
             raise UserError(f"index of {folder}", got="no index.json", expected="an indexed source", do=again)

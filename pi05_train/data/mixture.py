@@ -35,39 +35,42 @@ class Mixture:
         """Open the index of every enabled source; relative shard folders start at `root`.
 
         `split="heldout"` gives the held-out rows, whatever the other filters leave for training: ablations are
-        measured on the same rows. Refuses (UserError) what `Index.open` refuses, a source twice, no source at all,
-        a share that is not positive, and a source that a filter leaves without rows.
+        measured on the same rows. Refuses (UserError) what `Index.open` refuses, no source at all, an entry not
+        named like its card, a share that is not positive, and a source that a filter leaves without rows.
         """
         filters = config.filters if split in (None, config.filters.split) else FilterConfig(split=str(split))
         if filters.split not in ("train", "heldout"):
             raise UserError("mixture split", got=repr(filters.split), expected="train or heldout", do="correct it")
-        entries = [entry for entry in config.sources.values() if entry.enabled]
-        names = [entry.card.name for entry in entries]
-        if not names or len(set(names)) != len(names):
+        entries = {name: entry for name, entry in config.sources.items() if entry.enabled}
+        if not entries:
             raise UserError(
-                f"mixture {config.name}, enabled sources",
-                got=names,
-                expected="at least one, each once",
-                do="correct the mixture",
+                f"mixture {config.name}, sources", got="none enabled", expected="at least one", do="enable one"
             )
         indexes: dict[str, Index] = {}
-        for entry in entries:
+        for name, entry in entries.items():
+            check_card(entry.card)
+            if entry.card.name != name:
+                raise UserError(
+                    f"mixture {config.name}, source {name}",
+                    got=f"the card of {entry.card.name}",
+                    expected="an entry named like its card",
+                    do="rename one of them",
+                )
             if not (math.isfinite(entry.weight) and entry.weight > 0):
                 raise UserError(
-                    f"source {entry.card.name}, weight",
+                    f"source {name}, weight",
                     got=entry.weight,
                     expected="a positive number",
                     do="correct it, or set enabled: false",
                 )
-            check_card(entry.card)
-            indexes[entry.card.name] = Index.open(root / entry.card.shards)
+            indexes[name] = Index.open(root / entry.card.shards)
         return cls(
             name=config.name,
             filters=filters,
-            cards={entry.card.name: entry.card for entry in entries},
+            cards={name: entry.card for name, entry in entries.items()},
             indexes=indexes,
             rows={name: filter_rows(name, index, filters) for name, index in indexes.items()},
-            weights={entry.card.name: float(entry.weight) for entry in entries},
+            weights={name: float(entry.weight) for name, entry in entries.items()},
         )
 
     @property

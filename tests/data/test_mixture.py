@@ -87,11 +87,12 @@ def test_the_fingerprint_follows_what_decides_the_order_and_nothing_else(
     moved = shutil.copytree(root, tmp_path / "moved")
     assert Mixture.open(plain, moved).fingerprint == reference
     arm = plain.sources["toy_arm"]
+    without = {name: entry for name, entry in plain.sources.items() if name != "toy_arm"}
     others = [
         replace(plain, filters=FilterConfig(success_only=True)),
         replace(plain, sources=plain.sources | {"toy_arm": replace(arm, weight=9.0)}),
         replace(plain, sources=plain.sources | {"toy_arm": replace(arm, enabled=False)}),
-        replace(plain, sources=plain.sources | {"toy_arm": replace(arm, card=replace(arm.card, name="arm"))}),
+        replace(plain, sources=without | {"arm": replace(arm, card=replace(arm.card, name="arm"))}),
     ]
     assert len({reference, *(Mixture.open(config, root).fingerprint for config in others)}) == 5
 
@@ -110,11 +111,11 @@ def test_mixtures_that_cannot_be_drawn_from_are_refused(synthetic_world: World) 
     plain = config(synthetic_world)
     arm = plain.sources["toy_arm"]
     for sources, sentence in (
-        ({"a": arm, "b": arm}, "each once"),
-        ({"a": replace(arm, enabled=False)}, "at least one"),
-        ({"a": replace(arm, weight=0.0)}, "source toy_arm, weight"),
-        ({"a": replace(arm, card=replace(arm.card, shards="nowhere"))}, "pi05 data index"),
-        ({"a": replace(arm, card=replace(arm.card, kind="XX"))}, "kind"),
+        ({"toy_arm": arm, "twice": arm}, "source twice: got the card of toy_arm"),
+        ({"toy_arm": replace(arm, enabled=False)}, "none enabled"),
+        ({"toy_arm": replace(arm, weight=0.0)}, "source toy_arm, weight"),
+        ({"toy_arm": replace(arm, card=replace(arm.card, shards="nowhere"))}, "pi05 data index"),
+        ({"toy_arm": replace(arm, card=replace(arm.card, kind="XX"))}, "kind"),
     ):
         with pytest.raises(UserError, match=sentence):
             Mixture.open(replace(plain, sources=sources), root)
