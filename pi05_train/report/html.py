@@ -63,8 +63,10 @@ def data_uri(image: bytes) -> str:
 
 
 def figure(image: bytes, caption: str) -> Html:
+    """A picture with its caption; on a narrow screen it keeps a legible size and scrolls sideways."""
     words = escape(caption)
-    return Html(f'<figure><img src="{data_uri(image)}" alt="{words}"><figcaption>{words}</figcaption></figure>')
+    picture = f'<div class="scroll"><img src="{data_uri(image)}" alt="{words}"></div>'
+    return Html(f"<figure>{picture}<figcaption>{words}</figcaption></figure>")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Html]], *, numeric: Sequence[int] = ()) -> Html:

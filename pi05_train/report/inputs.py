@@ -5,7 +5,8 @@ A run folder, one per stage:
     metrics.jsonl      one JSON object per logged step: "step", "loss/text/<source>", "loss/flow/<source>",
                        "share/<source>" (of the samples since the run began), "speed/samples_per_second",
                        "speed/tokens_per_second", "speed/data_wait" (share of the time)
-    config.yaml        the resolved configuration; the mixture's weights are read from it
+    config.yaml        the resolved configuration
+    mixture.json       [{"source", "kind", "share", "samples" ...} ...]: the shares asked for
     code_version.json  [{name: version} ...], the last entry is shown
     evaluation.json    see pi05_train.evaluation.results
 
@@ -20,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pi05_train.errors import UserError
 from pi05_train.evaluation.results import Evaluation, read_evaluation
 
@@ -33,9 +32,10 @@ class MixtureShare:
     source: str
     kind: str
     requested: float
-    """Its weight over the sum of the weights."""
     realised: float
-    """Of the samples drawn."""
+    """Of the samples drawn since the run began."""
+    samples: int
+    """How many different samples the source has."""
 
 
 @dataclass(frozen=True)
@@ -97,28 +97,30 @@ def read_stage(folder: Path) -> StageLog:
     if not metrics.is_file():
         raise UserError("report", got=f"no {metrics}", expected="a run folder", do="train first, or correct the name")
     rows = tuple(_rows(metrics))
-    config = (folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else ""
-    versions = folder / "code_version.json"
+    config = folder / "config.yaml"
     return StageLog(
         name=folder.name,
         rows=rows,
-        mixture=tuple(_mixture(yaml.safe_load(config), rows[-1])) if config and rows else (),
-        config=config,
-        versions=json.loads(versions.read_text())[-1] if versions.is_file() else {},
+        mixture=tuple(_mixture(_json(folder / "mixture.json", []), rows[-1])) if rows else (),
+        config=config.read_text() if config.is_file() else "",
+        versions=_json(folder / "code_version.json", [{}])[-1],
         evaluation=read_evaluation(folder) if (folder / "evaluation.json").is_file() else None,
     )
 
 
-def _mixture(config: Any, last_row: dict[str, float]) -> list[MixtureShare]:
-    """Requested shares from the resolved configuration, realised ones from the last row."""
-    sources = [source for source in config["mixture"]["sources"].values() if source["enabled"]]
-    total = sum(source["weight"] for source in sources)
+def _json(path: Path, absent: Any) -> Any:
+    return json.loads(path.read_text()) if path.is_file() else absent
+
+
+def _mixture(sources: list[dict[str, Any]], last_row: dict[str, float]) -> list[MixtureShare]:
+    """Requested shares as declared, realised ones from the last row."""
     return [
         MixtureShare(
-            source=source["card"]["name"],
-            kind=source["card"]["kind"],
-            requested=source["weight"] / total,
-            realised=last_row.get(f"share/{source['card']['name']}", 0.0),
+            source=source["source"],
+            kind=source["kind"],
+            requested=source["share"],
+            realised=last_row.get(f"share/{source['source']}", 0.0),
+            samples=source["samples"],
         )
         for source in sources
     ]

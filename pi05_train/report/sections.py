@@ -116,17 +116,18 @@ def mixture(inputs: ReportInputs) -> Html | None:
                     f"Stage {stage.name}: share of training samples per source, as requested and as drawn.",
                 ),
                 html.table(
-                    ["source", "kind", "requested", "realised"],
+                    ["source", "kind", "requested", "realised", "samples in the source"],
                     [
                         [
                             html.swatch(colours_of(inputs)[share.source], share.source),
                             html.text(share.kind),
                             html.number(share.requested),
                             html.number(share.realised),
+                            html.number(share.samples),
                         ]
                         for share in stage.mixture
                     ],
-                    numeric=(2, 3),
+                    numeric=(2, 3, 4),
                 ),
             ]
         )

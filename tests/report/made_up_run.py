@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from pi05_train.evaluation.intervals import wilson
@@ -28,7 +27,7 @@ SOURCES = {
     "fetch_subtasks": "HL",
     "web_shapes": "WD",
 }
-WEIGHTS = dict(zip(SOURCES, (0.12, 2.75, 1.0, 1.13), strict=True))
+REQUESTED = dict(zip(SOURCES, (0.024, 0.55, 0.2, 0.226), strict=True))
 REALISED = dict(zip(SOURCES, (0.025, 0.538, 0.206, 0.231), strict=True))
 
 
@@ -115,12 +114,12 @@ def write_stage(folder: Path, *, expert: bool, steps: int = 400) -> None:
                 if expert and kind in ("MM", "CE"):
                     row[f"loss/flow/{source}"] = 1.4 * np.exp(-step / 120) + 0.2 + rng.normal() / 20
             stream.write(json.dumps(row) + "\n")
-    sources = {
-        source: {"weight": weight, "enabled": True, "card": {"name": source, "kind": SOURCES[source]}}
-        for source, weight in WEIGHTS.items()
-    }
-    config = {"run": {"name": "<demo> & more"}, "mixture": {"sources": sources}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    mixture = [
+        {"source": source, "kind": SOURCES[source], "share": share, "samples": 812, "licence": "CC0-1.0"}
+        for source, share in REQUESTED.items()
+    ]
+    (folder / "mixture.json").write_text(json.dumps(mixture))
+    (folder / "config.yaml").write_text("run:\n  name: <demo> & more\nstage:\n  name: x\n")
     versions = [{"python": "3.10.1"}, {"python": "3.11.9", "torch": "2.11.0", "code": "1a2b3c4"}]
     (folder / "code_version.json").write_text(json.dumps(versions))
 

@@ -16,7 +16,7 @@ from pi05_train.evaluation.results import read_evaluation
 from pi05_train.report.inputs import ReportInputs, StageLog, read_inputs
 from pi05_train.report.table import results_table
 from pi05_train.report.write import page, write_report
-from tests.report.made_up_run import REALISED, WEIGHTS, make_run
+from tests.report.made_up_run import REALISED, REQUESTED, make_run
 
 VOID = {"meta", "img", "br", "rect"}
 
@@ -86,11 +86,11 @@ def test_every_number_of_the_evaluation_is_on_the_page_unedited(run: Path, read:
             assert {repr(row[name]) for name in ("successes", "episodes", "mean_steps")} <= read.numbers, row
 
 
-def test_the_mixture_shows_normalised_weights_beside_realised_shares(run: Path, read: Reader) -> None:
+def test_requested_shares_stand_beside_realised_ones(run: Path, read: Reader) -> None:
     (mixture,) = {stage.mixture for stage in read_inputs(run).stages}
-    assert [share.realised for share in mixture] == list(REALISED.values())
-    assert [share.requested for share in mixture] == pytest.approx([weight / 5 for weight in WEIGHTS.values()])
-    assert {repr(share.realised) for share in mixture} <= read.numbers
+    assert {share.source: share.requested for share in mixture} == REQUESTED
+    assert {share.source: share.realised for share in mixture} == REALISED
+    assert {repr(number) for share in mixture for number in (share.requested, share.realised)} <= read.numbers
 
 
 def test_text_from_outside_is_escaped(source: str, read: Reader) -> None:
