@@ -44,9 +44,7 @@ def _towards(robot: Fetch, point: NDArray[np.float64], grip: float, fastest: flo
 
 
 def _reach(robot: Fetch, goal: NDArray[np.float64]) -> Decision:
-    near = float(np.linalg.norm(goal - robot.gripper)) < 0.03
-    phase = "stay at the red ball" if near else "move the gripper to the red ball"
-    return Decision(_towards(robot, goal, STILL), phase)
+    return Decision(_towards(robot, goal, STILL), "move the gripper to the red ball")
 
 
 def _push(robot: Fetch, goal: NDArray[np.float64]) -> Decision:

@@ -27,8 +27,8 @@ class MetaWorldTask:
 
 METAWORLD_TASKS = {
     "reach": MetaWorldTask(
-        "SawyerReachV3Policy", "reach for the red ball", "move the gripper to the red ball", "stay at the red ball",
-        "red ball", (), 0.07, goal=(1.0, 0.1, 0.1),
+        "SawyerReachV3Policy", "move the gripper to the red ball", "move the gripper to the red ball",
+        "move the gripper to the red ball", "red ball", (), 0.07, goal=(1.0, 0.1, 0.1),
     ),
     "push": MetaWorldTask(
         "SawyerPushV3Policy", "push the puck to the green ball", "move above the puck",

@@ -17,12 +17,12 @@ class SimulationSettings:
     seed: int = 0
     image_size: int = 64
     """Pixels; images are square."""
-    fetch_episodes: int = 240
+    fetch_episodes: int = 300
     metaworld_episodes: int = 144
-    aloha_episodes: int = 12
+    aloha_episodes: int = 24
     web_samples: int = 480
     anchor_stride: int = 2
-    """Control steps between two recorded anchors of an episode (ALOHA, at 50 Hz, uses four times this)."""
+    """Control steps between two recorded anchors of an episode (ALOHA, at 50 Hz, uses three times this)."""
     samples_per_shard: int = 500
     workers: int = 2
     """Processes; 1 runs everything in the calling process."""
