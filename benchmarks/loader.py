@@ -1,5 +1,7 @@
 """Samples per second out of the loader, against reading and decoding the same JPEGs and nothing else, in one run.
 
+Elapsed time tells what a quiet machine delivers; processor time per sample also holds on a busy one.
+
 Run: uv run python -m benchmarks.loader [--image-pixels 224] [--steps 20]
 """
 
@@ -9,6 +11,7 @@ import argparse
 import io
 import os
 import platform
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,29 +45,33 @@ def seconds_each(call: Callable[[int], object], count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def raw_rate(reader: Reader, schedule: Schedule, steps: int) -> tuple[float, float]:
-    """(samples/s, images per sample) of reading each drawn sample's bytes and decoding its JPEGs, one process."""
-    images = 0
-    start = time.perf_counter()
-    for step in range(steps):
-        for draw in schedule.draws(step):
-            mixture = reader.mixture
-            index, row = mixture.indexes[draw.source], int(mixture.rows[draw.source][draw.row])
-            record = index.records[row]
-            with index.path(row).open("rb") as file:
-                file.seek(int(record["offset"]))
-                content = file.read(int(record["length"]))
-            for part in content.split(b"\xff\xd8\xff")[1:]:
-                np.asarray(Image.open(io.BytesIO(b"\xff\xd8\xff" + part)).convert("RGB"))
-                images += 1
+def cpu_seconds() -> float:
+    """Processor time of this process and of the workers that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def raw(reader: Reader, schedule: Schedule, steps: int) -> tuple[float, float, float]:
+    """(samples/s, CPU ms per sample, images per sample) of reading each drawn sample and decoding its JPEGs."""
+    images, mixture = 0, reader.mixture
+    start, cpu = time.perf_counter(), cpu_seconds()
+    for draw in (draw for step in range(steps) for draw in schedule.draws(step)):
+        index, row = mixture.indexes[draw.source], int(mixture.rows[draw.source][draw.row])
+        with index.path(row).open("rb") as file:
+            file.seek(int(index.records["offset"][row]))
+            content = file.read(int(index.records["length"][row]))
+        for part in content.split(b"\xff\xd8\xff")[1:]:
+            np.asarray(Image.open(io.BytesIO(b"\xff\xd8\xff" + part)).convert("RGB"))
+            images += 1
     samples = steps * schedule.global_batch
-    return samples / (time.perf_counter() - start), images / samples
+    return samples / (time.perf_counter() - start), (cpu_seconds() - cpu) / samples * 1e3, images / samples
 
 
-def loader_rate(
+def loaded(
     reader: Reader, schedule: Schedule, processor: Processor, steps: int, workers: int, run_folder: Path
-) -> float:
-    """Samples per second after the workers have started."""
+) -> tuple[float, float]:
+    """(samples/s after the workers have started, CPU ms per sample with everything)."""
+    cpu = cpu_seconds()
     loader = make_loader(
         reader.mixture, schedule, reader, processor,
         micro_batch_samples=MICRO_BATCH, flow_draws=1, start_step=0, stop_step=steps + WARM_STEPS,
@@ -74,7 +81,8 @@ def loader_rate(
         next(loader)
     start = time.perf_counter()
     assert sum(len(batches) for _, batches in loader) == steps * GLOBAL_BATCH // MICRO_BATCH
-    return steps * GLOBAL_BATCH / (time.perf_counter() - start)
+    rate = steps * GLOBAL_BATCH / (time.perf_counter() - start)
+    return rate, (cpu_seconds() - cpu) / ((steps + WARM_STEPS) * GLOBAL_BATCH) * 1e3
 
 
 def main() -> None:
@@ -99,10 +107,10 @@ def main() -> None:
         mixture = Mixture.open(MixtureConfig("synthetic", entries), root)
         reader = Reader(mixture)
         schedule = Schedule(0, mixture.names, mixture.sizes, mixture.shares, GLOBAL_BATCH)
-        raw, images = raw_rate(reader, schedule, options.steps)
+        raw_rate, raw_cpu, images = raw(reader, schedule, options.steps)
         print(
             f"{options.steps} steps of {GLOBAL_BATCH} samples, {images:.2f} images of {options.image_pixels} px each, "
-            f"6 sources, micro-batch {MICRO_BATCH}"
+            f"6 sources, micro-batch {MICRO_BATCH}, 1 compute thread per process"
         )
         members = reader.members("toy_mobile", 0)
         print(f"schedule {seconds_each(schedule.draws, 50) * 1e3:.2f} ms per step", end=", ")
@@ -110,11 +118,14 @@ def main() -> None:
             f"read {seconds_each(lambda i: reader.read('toy_mobile', i % 30), 500) * 1e6:.0f} us per sample", end=", "
         )
         print(f"of which parse {seconds_each(lambda _: parse_sample(members), 500) * 1e6:.0f} us")
-        print(f"raw read + decode, one process: {raw:.0f} samples/s")
+        print(f"raw read + decode, one process: {raw_rate:.0f} samples/s, {raw_cpu:.2f} CPU ms per sample")
         for name, chosen in (("augmented", processor), ("not augmented", plain)):
             for workers in (0, 1, 2):
-                rate = loader_rate(reader, schedule, chosen, options.steps, workers, root)
-                print(f"loader, {name}, {workers} workers: {rate:.0f} samples/s, {rate / raw:.2f} of raw")
+                rate, cpu = loaded(reader, schedule, chosen, options.steps, workers, root)
+                print(
+                    f"loader, {name}, {workers} workers: {rate:.0f} samples/s ({rate / raw_rate:.2f} of raw), "
+                    f"{cpu:.2f} CPU ms per sample ({cpu / raw_cpu:.1f} times raw)"
+                )
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ what is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -126,14 +127,12 @@ class _Draws(Dataset["Drawn[_Item] | str"]):
 
     def __getitem__(self, draw: Draw) -> Drawn[_Item] | str:
         key = (self._seed, int.from_bytes(digest("source", draw.source, size=7)), draw.draw)
-        make: Callable[[Sample], Example] = lambda sample: self._processor(sample, key=key, training=True)  # noqa: E731
         try:
-            drawn = self._reader.draw(draw, self._seed, make)
+            drawn = self._reader.draw(draw, self._seed, partial(self._processor, key=key, training=True))
         except UserError as error:
             return str(error)
-        acts = drawn.value.actions is not None
         flow = None
-        if acts:
+        if drawn.value.actions is not None:
             flow = make_flow_draws(self._seed, draw.source, draw.draw, self._flow_draws, self._processor.model)
         return Drawn(_Item(draw, drawn.value, flow), drawn.faults)
 

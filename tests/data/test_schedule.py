@@ -36,8 +36,10 @@ def test_the_order_of_the_first_hundred_steps_is_frozen() -> None:
 )
 def test_counts_never_stray_more_than_three_from_the_shares(weights: list[float], batch: int, step: int) -> None:
     names = [f"s{i}" for i in range(len(weights))]
-    counts = Schedule(0, names, [10] * len(names), weights, batch).counts(step)
+    schedule = Schedule(0, names, [10] * len(names), weights, batch)
+    counts, next_counts = schedule.counts(step), schedule.counts(step + 1)
     assert sum(counts.values()) == step * batch
+    assert all(counts[name] <= next_counts[name] for name in names)
     for name, weight in zip(names, weights, strict=True):
         assert abs(counts[name] - step * batch * weight / sum(weights)) <= 3
 
