@@ -58,9 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)")
     evaluate.set_defaults(verb=_evaluate)
 
-    report = verbs.add_parser("report", help="one HTML page of one or more stages' run folders")
-    report.add_argument("runs", nargs="+", help="run folders, in the order of the stages")
-    report.add_argument("--output", default=None, help="where to write it (default: report.html in the last run folder)")
+    report = verbs.add_parser("report", help="one HTML page of a run folder, or of a folder of stages")
+    report.add_argument("folder", help="a run folder, or a folder with a report.json that names its stages")
     report.set_defaults(verb=_report)
 
     _add_data(verbs.add_parser("data", help="simulate, index, describe"))
@@ -122,7 +121,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.report import report
 
-    report(arguments.runs, arguments.output)
+    report(arguments.folder)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -49,7 +49,10 @@ def fit_tokenizers(
                 chunks.append(normalised_chunk(sample, mixture.cards[source], stats, config.model)[0])
     if not chunks:
         raise UserError(
-            f"mixture {mixture.name}", got="no source with actions", expected="at least one to fit FAST on", do="add one"
+            f"mixture {mixture.name}",
+            got="no source with actions",
+            expected="at least one to fit FAST on",
+            do="add one",
         )
     report(len(mixture.names), len(mixture.names), "fitting")
     fast = fit_fast_tokenizer(chunks, vocab_size=fast_size)
@@ -60,7 +63,9 @@ def fit_tokenizers(
 
 def _texts(sample: Sample, config: Config, mixture: Mixture, statistics: Statistics) -> list[str]:
     stats = statistics.get(sample.source, {}).get("state")
-    state = normalised_state(sample, mixture.cards[sample.source], stats) if stats and sample.state is not None else None
+    state = (
+        normalised_state(sample, mixture.cards[sample.source], stats) if stats and sample.state is not None else None
+    )
     prompt = prompt_text(sample, config.templates, state, sample.boxes)
     if sample.kind in ACTION_KINDS:
         return [prompt, config.templates.low_level_end]

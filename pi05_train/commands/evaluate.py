@@ -1,0 +1,69 @@
+"""`pi05 evaluate`: held-out episodes and closed loop, written into the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from pi05_train.checkpoint.run_state import latest
+from pi05_train.config.compose import read_config
+from pi05_train.config.schema import Config
+from pi05_train.data.loader import heldout_samples
+from pi05_train.data.mixture import Mixture
+from pi05_train.data.permutation import permute
+from pi05_train.data.reader import Reader
+from pi05_train.evaluation.evaluate import evaluate_policy
+from pi05_train.evaluation.results import Evaluation, write_evaluation
+from pi05_train.policy.load import load_policy
+from pi05_train.report.table import results_table
+from pi05_train.samples.schema import Sample
+
+BASELINE_SAMPLES = 200
+"""Training samples per source that the constant baselines are fitted on."""
+
+
+def evaluate(folder: str, *, ema: bool) -> Evaluation:
+    """Measure the run's newest checkpoint, write `evaluation.json` into its folder and print the table."""
+    run, console = Path(folder), Console()
+    config = read_config(run / "config.yaml")
+    policy = load_policy(run, ema=ema)
+    root = Path(config.data.root)
+    heldout = Mixture.open(config.mixture, root, split="heldout")
+    with console.status("held-out evaluation") as status:
+        evaluation = evaluate_policy(
+            policy,
+            stage=config.stage.name,
+            step=latest(run) or 0,
+            heldout=heldout_samples(heldout, Reader(heldout), config.evaluation.samples_per_source),
+            training=training_samples(Mixture.open(config.mixture, root), BASELINE_SAMPLES),
+            max_text_tokens=config.evaluation.max_text_tokens,
+            tasks=closed_loop_tasks(config),
+            episodes_per_task=config.evaluation.episodes_per_task,
+            seed=config.run.seed,
+            progress=status.update,
+        )
+    write_evaluation(run, evaluation)
+    console.print(results_table(evaluation))
+    return evaluation
+
+
+def training_samples(mixture: Mixture, per_source: int) -> dict[str, list[Sample]]:
+    """Some training samples of each source, in a keyed order."""
+    reader = Reader(mixture)
+    chosen: dict[str, list[Sample]] = {}
+    for name, size in zip(mixture.names, mixture.sizes, strict=True):
+        rows = permute(np.arange(min(per_source, size)), size, "baseline", name)
+        chosen[name] = [reader.read(name, row) for row in rows.tolist()]
+    return chosen
+
+
+def closed_loop_tasks(config: Config) -> list[str]:
+    """Tasks of the simulators whose demonstrations the run trains on."""
+    if not config.evaluation.episodes_per_task:
+        return []
+    from pi05_train.simulation.environments import EVALUATION_TASKS
+
+    enabled = {name for name, entry in config.mixture.sources.items() if entry.enabled}
+    return [name for name, task in EVALUATION_TASKS.items() if task.source in enabled]
