@@ -19,7 +19,7 @@ from pi05_train.model.config import ModelConfig
 from pi05_train.trainer.metrics import Losses, Speed
 from pi05_train.trainer.progress import ProgressView
 from pi05_train.trainer.run_folder import RunFolder
-from pi05_train.trainer.stop import stop_requests
+from pi05_train.trainer.stop import StopRequest, stop_requests
 from pi05_train.trainer.trackers import Tracker
 
 LoaderFactory = Callable[[int], Iterator[list[Batch]]]
@@ -51,36 +51,50 @@ def fit(
 ) -> int:
     """Train until `plan.steps` optimizer steps are done, from the folder's newest checkpoint on; return the steps done.
 
-    SIGTERM finishes the step, saves and returns; SIGINT does so and raises KeyboardInterrupt; a second signal
+    SIGTERM finishes the step, saves and returns; SIGINT does so and raises KeyboardInterrupt; a second SIGINT, later,
     interrupts at once. Interrupted or not, the same rows and weights result.
     """
     start, losses = resume(engine, plan, folder)
     if start == plan.steps:
         return start
     loader, speed = make_loader(start), Speed(plan.model, engine.device_name)
+    saved = done = start
     with stop_requests() as stop, ProgressView(start, plan.steps, console or Console()) as view:
-        for step in range(start, plan.steps):
+        while done < plan.steps and stop.signal is None:
             with speed.waiting_for_data():
-                micro_batches = next(loader)
-            rate = learning_rate(step, plan.peak_learning_rate, plan.schedule)
+                micro_batches = _draw(loader, stop)
+            if micro_batches is None:
+                break
+            rate = learning_rate(done, plan.peak_learning_rate, plan.schedule)
             result = engine.train_step(micro_batches, learning_rate=rate)
             losses.add(result)
             speed.add(micro_batches, result)
-            view.show(step + 1, result.loss, speed.samples_per_second)
-            last = step + 1 == plan.steps
-            if last or (step + 1) % plan.log_every_steps == 0:
-                row = {"step": step, "learning_rate": rate} | losses.row() | speed.row()
+            done += 1
+            view.show(done, result.loss, speed.samples_per_second)
+            if done == plan.steps or done % plan.log_every_steps == 0:
+                row = {"step": done - 1, "learning_rate": rate} | losses.row() | speed.row()
                 folder.append_metrics(row)
                 for tracker in trackers:
                     tracker.log(row)
                 losses = losses.restart()
-            if last or stop.signal is not None or (step + 1) % plan.checkpoint.every_steps == 0:
-                _save(engine, plan, folder, step + 1, losses)
-            if stop.signal is not None:
-                break
+            if done % plan.checkpoint.every_steps == 0:
+                _save(engine, plan, folder, done, losses)
+                saved = done
+        if saved < done:
+            _save(engine, plan, folder, done, losses)
     if stop.signal == signal.SIGINT:
         raise KeyboardInterrupt
-    return step + 1
+    return done
+
+
+def _draw(loader: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | None:
+    """The next step's micro-batches; None where a signal to the whole process group ended the loader's workers."""
+    try:
+        return next(loader)
+    except RuntimeError:
+        if stop.signal is None:
+            raise
+        return None
 
 
 def resume(engine: Engine, plan: Plan, folder: RunFolder) -> tuple[int, Losses]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -17,14 +18,19 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM fill in the request while entered; a second one interrupts at once."""
-    request = StopRequest()
+def stop_requests(clock: Callable[[], float] = time.monotonic) -> Iterator[StopRequest]:
+    """SIGINT and SIGTERM fill in the request while entered; a SIGINT more than a second later interrupts at once.
+
+    Sooner it is the same request: launchers pass on what the whole process group was sent already.
+    """
+    request, since = StopRequest(), 0.0
 
     def handle(number: int, _: FrameType | None) -> None:
-        if request.signal is not None:
+        nonlocal since
+        if request.signal is None:
+            request.signal, since = number, clock()
+        elif number == signal.SIGINT and clock() - since > 1.0:
             raise KeyboardInterrupt
-        request.signal = number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -136,15 +136,17 @@ def test_interrupt_saves_then_raises_and_resumes(tmp_path: Path, whole: tuple[Si
     assert_same_run(train(tmp_path), tmp_path, *whole)
 
 
-def test_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
-    def loader(_: int) -> Iterator[list[Batch]]:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        yield []
+def test_workers_ended_by_the_same_signal_lose_nothing(tmp_path: Path, whole: tuple[SingleEngine, Path]) -> None:
+    def loader(start: int) -> Iterator[list[Batch]]:
+        for step, micro_batches in enumerate(tiny_loader(start)):
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise RuntimeError("DataLoader worker exited unexpectedly")
+            yield micro_batches
 
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, loader=loader)
-    assert steps_saved(tmp_path) == []
+    train(tmp_path, loader=loader)
+    assert steps_saved(tmp_path) == [3, 4]
+    assert_same_run(train(tmp_path), tmp_path, *whole)
 
 
 def test_finished_run_draws_nothing_and_more_steps_continue_it(tmp_path: Path) -> None:
