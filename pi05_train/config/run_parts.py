@@ -97,6 +97,10 @@ def check_run_parts(
             raise UserError(
                 f"optimizer.{key}", got=getattr(optimizer, key), expected="a positive number", do="raise it"
             )
+    if not optimizer.weight_decay >= 0:
+        raise UserError("optimizer.weight_decay", got=optimizer.weight_decay, expected="0 or more", do="correct it")
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise UserError("optimizer.betas", got=optimizer.betas, expected="two numbers in [0, 1)", do="correct it")
     decay = optimizer.ema_decay
     if decay is not None and not 0 < decay < 1:
         raise UserError("optimizer.ema_decay", got=decay, expected="null or a number in (0, 1)", do="correct it")

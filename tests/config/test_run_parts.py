@@ -1,0 +1,75 @@
+"""The shipped groups for optimizer, schedule, engine and logger hold; impossible values are refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pi05_train.checkpoint.config import CheckpointConfig, check_checkpoint
+from pi05_train.config.convert import build
+from pi05_train.config.run_parts import (
+    EngineConfig,
+    LoggerConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    check_run_parts,
+)
+from pi05_train.errors import UserError
+from pi05_train.resources import resource
+
+GROUPS = {"optimizer": OptimizerConfig, "schedule": ScheduleConfig, "engine": EngineConfig, "logger": LoggerConfig}
+SHIPPED = sorted((group, path) for group in GROUPS for path in (resource("conf") / group).glob("*.yaml"))
+GOOD: dict[str, Any] = {
+    "optimizer": OptimizerConfig("adamw", 1e-3, (0.9, 0.95), 1e-8, 0.0, 1.0, 1.0, None),
+    "schedule": ScheduleConfig("warmup_cosine", 2, 10, 0.0),
+    "engine": EngineConfig("single", "fp32", "cpu"),
+    "logger": LoggerConfig("disabled", "p", 1),
+    "run": RunConfig("runs/a", 10, 0, None),
+}
+
+
+@pytest.mark.parametrize(("group", "path"), SHIPPED, ids=lambda value: value.name if isinstance(value, Path) else value)
+def test_shipped_values_are_possible(group: str, path: Path) -> None:
+    check_run_parts(**(GOOD | {group: build(GROUPS[group], yaml.safe_load(path.read_text()), group)}))
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "named"),
+    [
+        ("optimizer", {"name": "sgd"}, "optimizer.name"),
+        ("optimizer", {"learning_rate": 0.0}, "optimizer.learning_rate"),
+        ("optimizer", {"clip_backbone": float("nan")}, "optimizer.clip_backbone"),
+        ("optimizer", {"clip_expert": -1.0}, "optimizer.clip_expert"),
+        ("optimizer", {"betas": (0.9, 1.0)}, "optimizer.betas"),
+        ("optimizer", {"betas": (0.9,)}, "optimizer.betas"),
+        ("optimizer", {"weight_decay": -1e-3}, "optimizer.weight_decay"),
+        ("optimizer", {"ema_decay": 1.0}, "optimizer.ema_decay"),
+        ("schedule", {"name": "cosine"}, "schedule.name"),
+        ("schedule", {"warmup_steps": -1}, "schedule.warmup_steps"),
+        ("schedule", {"decay_steps": 2}, "schedule.decay_steps"),
+        ("engine", {"name": "ddp"}, "engine.name"),
+        ("engine", {"precision": "fp16"}, "engine.precision"),
+        ("engine", {"device": "tpu"}, "engine.device"),
+        ("logger", {"wandb": "on"}, "logger.wandb"),
+        ("logger", {"every_steps": 0}, "logger.every_steps"),
+        ("run", {"steps": 0}, "run.steps"),
+    ],
+)
+def test_impossible_values_are_refused_by_key(group: str, change: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=rf"^{named}: "):
+        check_run_parts(**(GOOD | {group: replace(GOOD[group], **change)}))
+
+
+def test_a_cosine_end_matters_only_to_the_cosine() -> None:
+    check_run_parts(**(GOOD | {"schedule": ScheduleConfig("warmup_constant", 5, 0, 0.0)}))
+
+
+@pytest.mark.parametrize("config", [CheckpointConfig(0, 1), CheckpointConfig(1, 0)])
+def test_checkpoints_that_keep_nothing_are_refused(config: CheckpointConfig) -> None:
+    with pytest.raises(UserError, match="checkpoint"):
+        check_checkpoint(config)
