@@ -2,7 +2,7 @@
 
 Elapsed time tells what a quiet machine delivers; processor time per sample also holds on a busy one.
 
-Run: uv run python -m benchmarks.loader [--image-pixels 224] [--steps 20]
+Run: uv run python -m benchmarks.loader [--image-pixels 224] [--steps 10]
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ GLOBAL_BATCH, MICRO_BATCH, WARM_STEPS = 32, 16, 2
 
 
 def seconds_each(call: Callable[[int], object], count: int) -> float:
-    """Mean elapsed time of `call(i)` for i below `count`."""
-    start = time.perf_counter()
+    """Mean processor time of `call(i)` for i below `count`."""
+    start = time.process_time()
     for i in range(count):
         call(i)
-    return (time.perf_counter() - start) / count
+    return (time.process_time() - start) / count
 
 
 def cpu_seconds() -> float:
@@ -89,12 +89,12 @@ def main() -> None:
     """Print the settings, the cost of each part, and the rates with their ratio to the raw one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image-pixels", type=int, default=224)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, torch {torch.__version__}, "
-        f"pillow {PIL.__version__}, numpy {np.__version__}, warm page cache"
+        f"pillow {PIL.__version__}, numpy {np.__version__}, warm page cache, load average {os.getloadavg()[0]:.1f}"
     )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -113,7 +113,7 @@ def main() -> None:
             f"6 sources, micro-batch {MICRO_BATCH}, 1 compute thread per process"
         )
         members = reader.members("toy_mobile", 0)
-        print(f"schedule {seconds_each(schedule.draws, 50) * 1e3:.2f} ms per step", end=", ")
+        print(f"processor time: schedule {seconds_each(schedule.draws, 50) * 1e3:.2f} ms per step", end=", ")
         print(
             f"read {seconds_each(lambda i: reader.read('toy_mobile', i % 30), 500) * 1e6:.0f} us per sample", end=", "
         )
