@@ -70,6 +70,8 @@ class Fetch(Robot):
         module = load(f"gymnasium_robotics.envs.fetch.{self.kind.module}")
         self._env: Any = getattr(module, self.kind.env_class)()
         self.model.site("target0").size[:] = TARGET_RADIUS_M
+        # The frame the arm is welded to draws lines a metre long through the scene.
+        self.model.geom_rgba[self.model.geom_bodyid == self.model.body("robot0:mocap").id, 3] = 0.0
         self._light = np.array(self.model.light_diffuse)
 
     @property

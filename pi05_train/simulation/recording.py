@@ -119,10 +119,10 @@ def _expert(robot: Robot, plan: EpisodePlan, rng: np.random.Generator) -> tuple[
     direction = rng.uniform(0, 2 * np.pi)
     aside = np.array([np.cos(direction), np.sin(direction), 0.0])
     if isinstance(robot, Fetch):
-        target = robot.target + 0.13 * aside if plan.mistaken else None
+        target = _beside_the_way(robot, rng) if plan.mistaken else None
         return lambda: fetch_expert.decide(robot, target), 40 if plan.mistaken else robot.max_steps
     if isinstance(robot, MetaWorld):
-        drift = np.append(0.45 * aside, 0.0).astype(np.float32) if plan.mistaken else np.zeros(4, np.float32)
+        drift = np.append(0.6 * aside, 0.0).astype(np.float32) if plan.mistaken else np.zeros(4, np.float32)
         return lambda: (_drifting(robot, drift), robot.phase()), 40 if plan.mistaken else robot.max_steps
     commands = iter(aloha_expert.plan(plan.task, plan.world_seed, 0.06 * aside if plan.mistaken else None))
 
@@ -131,6 +131,13 @@ def _expert(robot: Robot, plan: EpisodePlan, rng: np.random.Generator) -> tuple[
         return None if command is None else (command, "")
 
     return replay, robot.max_steps
+
+
+def _beside_the_way(robot: Fetch, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A wrong target, 15 cm square to the way to the true one, so that the true one is not met on the way."""
+    way = robot.target - (robot.block if robot.kind.has_object else robot.gripper)
+    across = np.array([-way[1], way[0], 0.0]) / max(float(np.hypot(way[0], way[1])), 1e-6)
+    return np.asarray(robot.target + 0.15 * rng.choice([-1.0, 1.0]) * across)
 
 
 def _drifting(robot: MetaWorld, drift: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ at twice the size and averaged instead, which costs little and keeps small objec
 from __future__ import annotations
 
 import io
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def jpeg(picture: NDArray[np.uint8]) -> bytes:
 
 
 class SceneRenderer:
-    """Renders one model. Owns an OpenGL context: call `close`."""
+    """Renders one model. Owns an OpenGL context: `close` frees it, at the latest when the interpreter ends."""
 
     def __init__(self, model: Any, size: int) -> None:
         library = mujoco()
@@ -62,11 +63,10 @@ class SceneRenderer:
             raise graphics_error(error) from error
         for flag in (library.mjtRndFlag.mjRND_SHADOW, library.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = False
+        # Left to the garbage collector at exit, the context is freed after the GL library and complains.
+        self.close = weakref.finalize(self, self._renderer.close)
         self._option = library.MjvOption()
         self._cameras: dict[View, Any] = {}
-
-    def close(self) -> None:
-        self._renderer.close()
 
     def _aim(self, data: Any, view: View) -> None:
         self._renderer.update_scene(data, self._camera(view), self._option)
