@@ -213,8 +213,8 @@ def test_flow_draws_are_keyed_by_the_draw_and_follow_their_laws(processor: Proce
     many = [make_flow_draws(0, "a", draw, 1, model) for draw in range(3000)]
     times = np.array([draws.time_K[0] for draws in many])
     noise = np.concatenate([draws.noise_KHD.ravel() for draws in many])
-    assert stats.kstest((times - 0.001) / 0.999, stats.beta(1.5, 1).cdf).pvalue > 1e-3
-    assert stats.kstest(noise, stats.norm.cdf).pvalue > 1e-3
+    assert stats.kstest((times - 0.001) / 0.999, stats.beta(1.5, 1).cdf, method="asymp").pvalue > 1e-3
+    assert stats.kstest(noise, stats.norm.cdf, method="asymp").pvalue > 1e-3
     assert times.min() > 0
     assert times.max() <= 1
 
