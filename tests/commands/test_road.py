@@ -1,0 +1,54 @@
+"""The whole road through the commands: two stages, evaluation, report; and what a second call does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pi05_train.commands.main import main
+from tests.commands.conftest import Workspace
+
+
+def rows(workspace: Workspace, stage: str) -> list[dict[str, float]]:
+    lines = (workspace.root / stage / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
+
+
+def test_two_stages_evaluation_and_report(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain, posttrain = workspace.root / "pretrain", workspace.root / "posttrain"
+    assert main(["train", *workspace.overrides("pretrain")]) == 0
+    assert main(["train", *workspace.overrides("posttrain", f"run.start_from={pretrain}")]) == 0
+    assert not any(key.startswith("loss/flow") for row in rows(workspace, "pretrain") for key in row)
+    assert all(row["loss/flow"] > 0 for row in rows(workspace, "posttrain"))
+
+    assert main(["evaluate", str(posttrain)]) == 0
+    measured = {(row["source"], row["metric"]) for row in json.loads((posttrain / "evaluation.json").read_text())["heldout"]}
+    assert {("toy_mobile", "flow_action_error"), ("toy_subtasks", "box_iou"), ("toy_web", "text_cross_entropy")} <= measured
+
+    capsys.readouterr()
+    assert main(["report", str(posttrain)]) == 0
+    assert capsys.readouterr().out.strip() == str(posttrain / "report.html")
+    assert "toy_bimanual" in (posttrain / "report.html").read_text()
+
+
+def test_a_finished_run_is_left_alone_and_more_steps_continue_it(workspace: Workspace) -> None:
+    assert main(["train", *workspace.overrides("pretrain")]) == 0
+    first = rows(workspace, "pretrain")
+    assert main(["train", *workspace.overrides("pretrain")]) == 0
+    assert rows(workspace, "pretrain") == first
+    assert main(["train", *workspace.overrides("pretrain", "run.steps=5")]) == 0
+    assert rows(workspace, "pretrain")[:3] == first
+    assert len(rows(workspace, "pretrain")) == 5
+
+
+def test_removing_a_source_is_one_override(workspace: Workspace) -> None:
+    assert main(["train", *workspace.overrides("pretrain", "mixture.sources.toy_web.enabled=false")]) == 0
+    assert not any("toy_web" in key for row in rows(workspace, "pretrain") for key in row)
+
+
+def test_mixture_prints_every_source(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["data", "mixture", *workspace.overrides("pretrain")]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"toy_{name}" in printed for name in ("mobile", "arm", "subtasks", "web", "verbal"))
