@@ -50,9 +50,9 @@ class Shape:
 
 
 def draw_shapes(samples: int, rng: random.Random) -> list[Shape]:
-    """One to four cameras, short texts, every second sample with actions."""
+    """One to four cameras in equal shares, short texts, half of the samples with actions."""
     return [
-        Shape(rng.randint(1, CAMERAS), rng.randint(*PROMPT), rng.randint(*TARGET), actions=index % 2 == 0)
+        Shape(1 + index % CAMERAS, rng.randint(*PROMPT), rng.randint(*TARGET), actions=index // CAMERAS % 2 == 0)
         for index in range(samples)
     ]
 
@@ -258,7 +258,7 @@ def main() -> None:
     """Print settings, speeds and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mid", help="a name under conf/model")
-    parser.add_argument("--samples", type=int, default=4, help="per step")
+    parser.add_argument("--samples", type=int, default=8, help="per step")
     parser.add_argument("--steps", type=int, default=3, help="measured, each with fresh samples")
     arguments = parser.parse_args()
 
@@ -281,7 +281,7 @@ def main() -> None:
         f"model {config.name}: {parameters / 1e6:.1f} M parameters, {config.vision.tokens_per_image} tokens per image"
     )
     print(f"{arguments.samples} samples per step; packed and padded in turn, median of {arguments.steps} steps each")
-    print(f"samples: 1-{CAMERAS} cameras, prompts {PROMPT}, targets {TARGET} tokens, half with actions")
+    print(f"samples: 1-{CAMERAS} cameras equally often, prompts {PROMPT}, targets {TARGET} tokens, half with actions")
     print(f"tokens per step: {tokens:.0f} packed, {padded_tokens} padded, and {chunk_rows:.0f} action rows")
     print(f"largest difference of the two sides: logits {logits:.1e}, velocities {velocity:.1e}")
     for name, seconds in (("packed", packed), ("padded", padded)):
