@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pi05_train.evaluation.results import ActionExample, RolloutSummary
-from pi05_train.report.inputs import MixtureShare, StageLog
+from pi05_train.report.inputs import MixtureShare, ReportInputs, StageLog
 
 WIDTH_INCHES = 10.6
 GREY = "#9aa5b1"
@@ -46,6 +46,16 @@ STYLE: Any = {
 def source_colours(names: Sequence[str]) -> dict[str, str]:
     """A colour per source, by place in the sorted list."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(sorted(set(names)))}
+
+
+def colours_of(inputs: ReportInputs) -> dict[str, str]:
+    """One colour per source for the whole page."""
+    names = {share.source for stage in inputs.stages for share in stage.mixture}
+    for stage in inputs.stages:
+        names.update(stage.sources("text"), stage.sources("flow"))
+        if stage.evaluation is not None:
+            names.update(row.source for row in stage.evaluation.heldout)
+    return source_colours(sorted(names))
 
 
 def smoothed(values: Sequence[float]) -> NDArray[np.float64]:

@@ -1,25 +1,22 @@
-"""The sections of the page, in reading order. Each returns None where the run has nothing to show."""
+"""The page from top to bottom."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from html import escape
 from statistics import median
 
-from pi05_train.evaluation.results import METRICS, Evaluation, HeldoutResult, TextExample
 from pi05_train.report import figures, html
+from pi05_train.report.evaluated import actions, denoising, pictures, results, success
 from pi05_train.report.html import Html
 from pi05_train.report.inputs import ReportInputs, StageLog
-from pi05_train.samples.schema import Box
-
-TRUE_COLOUR = "#ffffff"
-PREDICTED_COLOUR = "#ffb000"
+from pi05_train.report.trained import losses, mixture, settings, speed
 
 
 def header(inputs: ReportInputs) -> Html:
     """Title, what was trained on what, and the key numbers."""
     steps = ", then ".join(f"{stage.name} for {_last_step(stage)} steps" for stage in inputs.stages)
-    sources = sorted(colours_of(inputs))
+    sources = sorted(figures.colours_of(inputs))
     lead = (
         f"A pi0.5 policy, trained in stages ({steps}) on {len(sources)} sources: {', '.join(sources)}. "
         "It writes text and FAST action tokens with its backbone, and continuous action chunks with its flow expert. "
@@ -34,185 +31,6 @@ def header(inputs: ReportInputs) -> Html:
     )
 
 
-def results(inputs: ReportInputs) -> Html | None:
-    """Every held-out number with its two baselines; the last stage first."""
-    evaluated = [stage for stage in inputs.stages[::-1] if stage.evaluation is not None and stage.evaluation.heldout]
-    if not evaluated:
-        return None
-    parts = [
-        html.paragraph(
-            "Each number stands beside two baselines: the same network with fresh random weights, and the best "
-            "constant answer (the mean action chunk, token frequencies, the most frequent text, the mean box of a "
-            "label), fitted on training data. Arrows say which way is good; n counts held-out samples."
-        )
-    ]
-    for stage in evaluated:
-        assert stage.evaluation is not None
-        parts.append(Html(f"<h3>After {escape(stage.name)}, step {stage.evaluation.step}</h3>"))
-        parts.append(_heldout_table(stage.evaluation.heldout, colours_of(inputs)))
-    shown = {row.metric for stage in evaluated if stage.evaluation for row in stage.evaluation.heldout}
-    parts.append(html.glossary({m.title: m.meaning for name, m in METRICS.items() if name in shown}))
-    return html.section("Held-out results", *parts)
-
-
-def success(inputs: ReportInputs) -> Html | None:
-    """Closed-loop success rates beside the baselines' ones."""
-    evaluation = inputs.evaluation
-    if evaluation is None or not evaluation.rollouts:
-        return None
-    rows = [
-        [
-            html.text(row.source),
-            html.text(row.task or "all tasks"),
-            html.text(row.policy),
-            Html(f"{html.number(row.successes)} of {html.number(row.episodes)}"),
-            html.number(100 * row.rate),
-            Html(f"{html.number(100 * row.low)} – {html.number(100 * row.high)}"),
-            html.number(row.mean_steps),
-        ]
-        for row in evaluation.rollouts
-    ]
-    head = ["simulator", "task", "policy", "successes", "%", "95 % interval", "mean steps"]
-    return html.section(
-        "Success in simulation",
-        html.paragraph(
-            "The policy runs closed loop on start states it was not trained on. Intervals are 95 % Wilson intervals: "
-            "where they overlap with a baseline's, the difference may be chance."
-        ),
-        html.figure(
-            figures.success_rates(evaluation.rollouts),
-            "Success rate (point) and 95 % Wilson interval (line) per task; the counts stand to the right.",
-        ),
-        html.table(head, rows, numeric=(3, 4, 5, 6)),
-    )
-
-
-def losses(inputs: ReportInputs) -> Html | None:
-    """Training loss per source and stage."""
-    colours = colours_of(inputs)
-    drawn = [stage for stage in inputs.stages if stage.sources("text") or stage.sources("flow")]
-    if not drawn:
-        return None
-    return html.section(
-        "Training loss",
-        *(
-            html.figure(
-                figures.loss_curves(stage, colours),
-                f"Stage {stage.name}: training loss per source and step; thin lines are single steps, thick lines a "
-                "moving average over a twentieth of the run.",
-            )
-            for stage in drawn
-        ),
-    )
-
-
-def mixture(inputs: ReportInputs) -> Html | None:
-    """What share of training each source was asked to have, and had."""
-    parts = [
-        html.join(
-            [
-                html.figure(
-                    figures.mixture_bars(stage.mixture, colours_of(inputs)),
-                    f"Stage {stage.name}: share of training samples per source, as requested and as drawn.",
-                ),
-                html.table(
-                    ["source", "kind", "requested", "realised", "samples in the source"],
-                    [
-                        [
-                            html.swatch(colours_of(inputs)[share.source], share.source),
-                            html.text(share.kind),
-                            html.number(share.requested),
-                            html.number(share.realised),
-                            html.number(share.samples),
-                        ]
-                        for share in stage.mixture
-                    ],
-                    numeric=(2, 3, 4),
-                ),
-            ]
-        )
-        for stage in inputs.stages
-        if stage.mixture
-    ]
-    return html.section("Mixture", *parts) if parts else None
-
-
-def actions(inputs: ReportInputs) -> Html | None:
-    """Demonstrated and predicted chunks."""
-    evaluation = inputs.evaluation
-    if evaluation is None or not evaluation.actions:
-        return None
-    return html.section(
-        "Action chunks, demonstrated and predicted",
-        *(
-            html.figure(
-                figures.action_chunk(example),
-                f"{example.source}, held-out sample {example.key}: normalised actions over one chunk. "
-                f"Prompt: {example.prompt}",
-            )
-            for example in evaluation.actions
-        ),
-    )
-
-
-def denoising(inputs: ReportInputs) -> Html | None:
-    """How noise becomes actions."""
-    evaluation = inputs.evaluation
-    shown = [e for e in evaluation.actions if e.denoising_thd is not None] if evaluation else []
-    if not shown:
-        return None
-    return html.section(
-        "Denoising",
-        html.paragraph(
-            "The flow expert starts from noise (t = 1) and follows the velocity it predicts down to actions (t = 0). "
-            "Rows are action dimensions, columns are control steps; red is positive, blue negative."
-        ),
-        *(
-            html.figure(figures.denoising(e), f"{e.source}, sample {e.key}: x_t on its way, then the demonstration.")
-            for e in shown
-        ),
-    )
-
-
-def pictures(inputs: ReportInputs) -> Html | None:
-    """Held-out pictures with boxes and text."""
-    evaluation = inputs.evaluation
-    if evaluation is None or not evaluation.texts:
-        return None
-    cards = html.join(_card(example, evaluation) for example in evaluation.texts)
-    return html.section(
-        "Subtasks, boxes and answers",
-        html.paragraph(
-            "Held-out pictures as the network sees them. White boxes are true, yellow boxes are predicted; the text is "
-            "written greedily, token by token."
-        ),
-        Html(f'<div class="cards">{cards}</div>'),
-    )
-
-
-def speed(inputs: ReportInputs) -> Html | None:
-    """Throughput per stage and where the time went."""
-    columns = {
-        "speed/samples_per_second": "samples/s",
-        "speed/tokens_per_second": "tokens/s",
-        "speed/data_wait": "share of time waiting for data",
-    }
-    rows = []
-    for stage in inputs.stages:
-        found = [stage.series(key)[1] for key in columns]
-        if any(found):
-            cells = [html.number(median(values) if values else None) for values in found]
-            rows.append([html.text(stage.name), *cells])
-    parts = []
-    if rows:
-        parts.append(html.paragraph("Medians over the logged steps."))
-        parts.append(html.table(["stage", *columns.values()], rows, numeric=(1, 2, 3)))
-    if inputs.seconds:
-        caption = f"Wall-clock seconds by phase, {html.duration(sum(inputs.seconds.values()))} in all."
-        parts.append(html.figure(figures.phase_bars(inputs.seconds), caption))
-    return html.section("Speed", *parts) if parts else None
-
-
 def notes(inputs: ReportInputs) -> Html | None:
     """What a reader must know before judging the numbers."""
     sentences = [*inputs.notes, *(inputs.evaluation.notes if inputs.evaluation else ())]
@@ -222,29 +40,9 @@ def notes(inputs: ReportInputs) -> Html | None:
     return html.section("Read this before judging the numbers", Html(f"<ul>{items}</ul>"))
 
 
-def settings(inputs: ReportInputs) -> Html | None:
-    """The resolved configuration and the versions."""
-    parts = [html.details(f"Configuration of {stage.name}", stage.config) for stage in inputs.stages if stage.config]
-    for stage in inputs.stages:
-        if stage.versions:
-            lines = "\n".join(f"{name:<16} {version}" for name, version in stage.versions.items())
-            parts.append(html.details(f"Versions of {stage.name}", lines))
-    return html.section("Settings", *parts) if parts else None
-
-
 SECTIONS: tuple[Callable[[ReportInputs], Html | None], ...] = (
     header, results, success, notes, actions, denoising, pictures, losses, mixture, speed, settings,
 )  # fmt: skip
-
-
-def colours_of(inputs: ReportInputs) -> dict[str, str]:
-    """One colour per source for the whole page."""
-    names = {share.source for stage in inputs.stages for share in stage.mixture}
-    for stage in inputs.stages:
-        names.update(stage.sources("text"), stage.sources("flow"))
-        if stage.evaluation is not None:
-            names.update(row.source for row in stage.evaluation.heldout)
-    return figures.source_colours(sorted(names))
 
 
 def _tiles(inputs: ReportInputs) -> list[Html]:
@@ -271,65 +69,6 @@ def _tiles(inputs: ReportInputs) -> list[Html]:
         if values:
             tiles.append(html.tile(html.readable(median(values)), "samples per second", f"median of {name}"))
     return tiles
-
-
-def _heldout_table(rows: Sequence[HeldoutResult], colours: Mapping[str, str]) -> Html:
-    head = ["source", "measure", "trained", "fresh weights", "constant", "n", "verdict"]
-    ordered = sorted(rows, key=lambda row: row.source)
-    body, previous = [], ""
-    for row in ordered:
-        arrow = "↓" if row.better == "lower" else "↑"
-        title = METRICS[row.metric].title if row.metric in METRICS else row.metric
-        body.append(
-            [
-                html.swatch(colours[row.source], f"{row.source} ({row.kind})") if row.source != previous else Html(""),
-                Html(f'{escape(title)} <span class="arrow">{arrow}</span>'),
-                Html(f'<span class="own">{html.number(row.value)}</span>'),
-                html.number(row.untrained),
-                html.number(row.constant),
-                html.number(row.n),
-                _verdict(row),
-            ]
-        )
-        previous = row.source
-    return html.table(head, body, numeric=(2, 3, 4, 5))
-
-
-def _verdict(row: HeldoutResult) -> Html:
-    if not row.beats_baselines:
-        return Html('<span class="bad">not better</span>')
-    both = row.untrained is not None and row.constant is not None
-    return Html(f'<span class="good">better{" than both" if both else ""}</span>')
-
-
-def _card(example: TextExample, evaluation: Evaluation) -> Html:
-    boxes = html.join(
-        [_box(box, TRUE_COLOUR, dashed=False) for box in example.true_boxes]
-        + [_box(box, PREDICTED_COLOUR, dashed=True) for box in example.predicted_boxes]
-    )
-    overlay = f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>'
-    words = [("asked", example.prompt), ("true", example.truth), ("predicted", example.predicted)]
-    entries = "".join(f"<dt>{name}</dt><dd>{escape(said)}</dd>" for name, said in words)
-    picture = html.data_uri(evaluation.images[example.image])
-    alt = escape(f"{example.source}, sample {example.key}")
-    return Html(
-        f'<div class="card"><div class="picture"><img src="{picture}" alt="{alt}">{overlay}</div>'
-        f"<dl><dt>source</dt><dd>{escape(example.source)}</dd>{entries}</dl></div>"
-    )
-
-
-def _box(box: Box, colour: str, *, dashed: bool) -> Html:
-    x, y = 1000 * box.x_min, 1000 * box.y_min
-    width, height = 1000 * (box.x_max - box.x_min), 1000 * (box.y_max - box.y_min)
-    dash = ' stroke-dasharray="9 5"' if dashed else ""
-    # True labels stand above their box, predicted ones below, so that a good prediction hides neither.
-    label_y = min(y + height + 48, 990) if dashed else max(y - 12, 44)
-    return Html(
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}" fill="none" '
-        f'stroke="{colour}" stroke-width="2.5" vector-effect="non-scaling-stroke"{dash}/>'
-        f'<text x="{x + 8:.1f}" y="{label_y:.1f}" fill="{colour}" font-size="48" '
-        f'font-family="sans-serif">{escape(box.label)}</text>'
-    )
 
 
 def _last_step(stage: StageLog) -> int:
