@@ -67,16 +67,19 @@ def make_loader(
     )
     quarantine = Quarantine(run_folder, mixture)
     results = iter(loader)
-    for step in range(start_step, stop_step):
-        batches: list[Batch] = []
-        for _ in range(per_step):
-            result: _MicroBatch | str = next(results)
-            if isinstance(result, str):
-                raise UserError.__new__(UserError, result)  # the sentence is whole; __init__ would build another
-            draws = (step + 1 - start_step) * schedule.global_batch
-            quarantine.record(result.faults, step=step, draws=draws)
-            batches.append(result.batch)
-        yield step, batches
+    try:
+        for step in range(start_step, stop_step):
+            batches: list[Batch] = []
+            for _ in range(per_step):
+                result: _MicroBatch | str = next(results)
+                if isinstance(result, str):
+                    raise UserError.__new__(UserError, result)  # the sentence is whole; __init__ would build another
+                draws = (step + 1 - start_step) * schedule.global_batch
+                quarantine.record(result.faults, step=step, draws=draws)
+                batches.append(result.batch)
+            yield step, batches
+    finally:
+        del results  # ends the workers now; the traceback of an error would keep them until some garbage collection
 
 
 def make_flow_draws(seed: int, source: str, draw: int, count: int, model: ModelConfig) -> FlowDraws:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -200,6 +201,7 @@ def test_a_workers_error_arrives_as_the_sentence_it_was(
         load(open_mixture(world), Misconfigured(processor.model), tmp_path, workers=workers)
     assert type(raised.value) is UserError
     assert str(raised.value) == "template low_level: got {tsk}, expected {task}; correct it."
+    assert multiprocessing.active_children() == []  # although `raised` keeps the loader's frame alive
     assert not (tmp_path / "quarantine.jsonl").exists()
 
 
