@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -33,6 +34,7 @@ class SingleEngine:
     def __init__(
         self, model: Pi05, objective: ObjectiveConfig, optimizer: OptimizerConfig, engine: EngineConfig
     ) -> None:
+        refuse_several_processes()
         self._device = resolve_device(engine.device)
         self._model = model.to(self._device).float().train()
         self._objective = objective
@@ -145,6 +147,13 @@ class SingleEngine:
             if bad
             else "lower the learning rate or raise precision",
         )
+
+
+def refuse_several_processes() -> None:
+    """torchrun with more than one process would train the same run several times over."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UserError("engine=single", got=f"{processes} processes", expected="one", do="set --nproc-per-node 1")
 
 
 def resolve_device(name: str) -> torch.device:

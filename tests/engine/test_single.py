@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pi05_train.config.run_parts import EngineConfig
-from pi05_train.engine.single import SingleEngine, resolve_device
+from pi05_train.engine.single import SingleEngine, refuse_several_processes, resolve_device
 from pi05_train.errors import UserError
 from pi05_train.objective.losses import Counts, count, total_loss
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, PRETRAIN, tiny_batch, tiny_engine, tiny_loader, tiny_model
@@ -204,3 +204,9 @@ def test_absent_device_is_refused() -> None:
     with pytest.raises(UserError, match=r"engine\.device"):
         resolve_device("cuda")
     assert resolve_device("auto").type == CPU_FP32.device
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="4 processes"):
+        refuse_several_processes()
