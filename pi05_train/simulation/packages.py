@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import os
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,14 +27,26 @@ def load(module: str) -> ModuleType:
             warnings.simplefilter("ignore")
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise UserError(
-            "simulation",
-            got=f"no module named {error.name}",
-            expected="the simulators",
-            do="install them with `pip install 'pi05_train[sim]'`",
-        ) from error
+        raise _missing(str(error.name)) from error
     except (ImportError, AttributeError, RuntimeError) as error:
         raise graphics_error(error) from error
+
+
+def folder_of(package: str) -> Path:
+    """Where a package of the `sim` extra is installed; it is not imported."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise _missing(package)
+    return Path(found.origin).parent
+
+
+def _missing(module: str) -> UserError:
+    return UserError(
+        "simulation",
+        got=f"no module named {module}",
+        expected="the simulators",
+        do="install them with `pip install 'pi05_train[sim]'`",
+    )
 
 
 def graphics_error(error: Exception) -> UserError:

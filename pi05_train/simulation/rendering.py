@@ -119,6 +119,11 @@ class SceneRenderer:
         return 1 - found if view.half_turn else found
 
 
+def check_rendering() -> None:
+    """Refuse (UserError) a machine on which nothing can be rendered."""
+    SceneRenderer(mujoco().MjModel.from_xml_string("<mujoco/>"), 16).close()
+
+
 def box_of(mask: NDArray[np.bool_], label: str, *, least_points: int = 6, camera: str = "base_0_rgb") -> Box | None:
     """The tight box around the True points of [H, W], as fractions; None when fewer than `least_points` show."""
     if int(mask.sum()) < least_points:

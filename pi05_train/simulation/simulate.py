@@ -17,9 +17,10 @@ import numpy as np
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import write_shards
-from pi05_train.simulation.packages import load
+from pi05_train.simulation.packages import folder_of
 from pi05_train.simulation.plans import plan_episodes
 from pi05_train.simulation.recording import EpisodePlan, record, robot_for
+from pi05_train.simulation.rendering import check_rendering
 from pi05_train.simulation.settings import SOURCES, SimulationSettings, check_settings
 from pi05_train.simulation.web import PictureJob, picture_jobs, picture_samples
 
@@ -63,8 +64,9 @@ def simulate(root: Path, *, settings: SimulationSettings, progress: Progress | N
     for source in SOURCES:
         if any((root / source).glob("*.tar")):
             raise UserError("simulation", got=f"shards in {root / source}", expected="an empty folder", do="remove it")
-    for module in ("mujoco", "gymnasium_robotics", "metaworld.env_dict", "gym_aloha.constants", "skimage", "sklearn"):
-        load(module)
+    for package in ("mujoco", "gymnasium_robotics", "metaworld", "gym_aloha", "skimage", "sklearn"):
+        folder_of(package)
+    check_rendering()
     jobs = _jobs(settings)
     total = sum(_size(job) for job in jobs)
     results: dict[int, dict[str, list[Sample]]] = {}

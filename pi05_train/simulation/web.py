@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pi05_train.samples.schema import Box, Sample
-from pi05_train.simulation.packages import load
+from pi05_train.simulation.packages import folder_of
 from pi05_train.simulation.pictures import CAPTION_WAYS, DETECT_WAYS, PICTURES, REGION_WAYS, Object, Picture
 from pi05_train.simulation.plans import HELDOUT_SHARE, share_of
 from pi05_train.simulation.rendering import jpeg
@@ -53,7 +52,7 @@ def picture_jobs(settings: SimulationSettings) -> list[PictureJob]:
 def picture_samples(job: PictureJob) -> list[Sample]:
     """`QUESTIONS_PER_CROP` samples of each crop; about a tenth of the crops are held out, questions and all."""
     picture, number = PICTURES[job.picture], list(PICTURES).index(job.picture)
-    with Image.open(Path(str(load(picture.package).__file__)).parent / picture.file) as file:
+    with Image.open(folder_of(picture.package) / picture.file) as file:
         pixels = file.convert("RGB")
     split_rng = np.random.default_rng([job.settings.seed, number])
     heldout = share_of(job.crops, HELDOUT_SHARE, split_rng)
