@@ -17,7 +17,7 @@ FETCH_CYCLE = (
 HELDOUT_SHARE = 0.1
 MISTAKEN_SHARE = 0.08
 WORLD_SEEDS = 1_000_000
-"""Recorded worlds are drawn from here upwards; evaluation uses smaller seeds and so meets new worlds."""
+"""Recorded worlds have smaller seeds than this; closed-loop evaluation starts here and so meets new worlds."""
 
 
 def plan_episodes(settings: SimulationSettings) -> list[EpisodePlan]:
@@ -40,7 +40,7 @@ def _plans(source: str, cycle: tuple[str, ...], count: int, seed: int) -> list[E
     heldout = share_of(count, HELDOUT_SHARE, rng)
     mistaken = share_of(count, MISTAKEN_SHARE, rng)
     rooms = np.concatenate([rng.permutation(len(ROOMS)) for _ in range(count // len(ROOMS) + 1)])
-    seeds = WORLD_SEEDS + rng.permutation(WORLD_SEEDS)[:count]
+    seeds = rng.permutation(WORLD_SEEDS)[:count]
     return [
         EpisodePlan(
             source=source,

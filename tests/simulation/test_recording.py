@@ -12,7 +12,7 @@ from pi05_train.simulation.aloha import Aloha
 from pi05_train.simulation.language import HIGH_LEVEL, corrections
 from pi05_train.simulation.metaworld import MetaWorld
 from pi05_train.simulation.metaworld_tasks import METAWORLD_TASKS
-from pi05_train.simulation.plans import plan_episodes
+from pi05_train.simulation.plans import WORLD_SEEDS, plan_episodes
 from pi05_train.simulation.recording import EpisodePlan, Recorded, record, robot_for
 from pi05_train.simulation.robot import Robot
 from pi05_train.simulation.settings import SimulationSettings
@@ -142,4 +142,5 @@ def test_plans_hold_out_a_tenth_and_visit_every_room_and_task() -> None:
         assert any(plan.mistaken for plan in mine)
         assert len({plan.room for plan in mine}) == 12
         assert len({plan.world_seed for plan in mine}) == len(mine)
+        assert all(plan.world_seed < WORLD_SEEDS for plan in mine), "evaluation starts there"
     assert len({plan.task for plan in plans if plan.source == "sim_metaworld"}) >= 10
