@@ -12,3 +12,13 @@ class UserError(ValueError):
 
     def __init__(self, what: str, *, got: object, expected: object, do: str) -> None:
         super().__init__(f"{what}: got {got}, expected {expected}; {do}.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Crosses process borders as its sentence: worker processes raise it too."""
+        return _from_sentence, (type(self), str(self))
+
+
+def _from_sentence(kind: type[UserError], sentence: str) -> UserError:
+    error = kind.__new__(kind)
+    ValueError.__init__(error, sentence)
+    return error

@@ -1,4 +1,4 @@
-"""One stage of training: compose, validate, build, fit, close. `pi05 train` and `python -m pi05_train.train` are this."""
+"""One stage of training: build, fit, close. `pi05 train` and `python -m pi05_train.train` both come here."""
 
 from __future__ import annotations
 

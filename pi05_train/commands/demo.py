@@ -87,9 +87,13 @@ def _phases(root: Path) -> list[Phase]:
             lambda: _whole(tokenizers, lambda folder: fit(str(folder), pretrain, pieces=PIECES, fast_size=FAST_SIZE)),
             tokenizers.is_dir,
         ),
-        _training("pre-train", "FAST tokens, subtasks, boxes and answers under cross-entropy; no action expert.", pretrain),
+        _training(
+            "pre-train", "FAST tokens, subtasks, boxes and answers under cross-entropy; no action expert.", pretrain
+        ),
         _training("post-train", "The action expert joins: flow matching with alpha 10 under insulation.", posttrain),
-        _evaluation("evaluate pre-training", "Held-out episodes against fresh weights and a constant answer.", pretrain),
+        _evaluation(
+            "evaluate pre-training", "Held-out episodes against fresh weights and a constant answer.", pretrain
+        ),
         _evaluation("evaluate post-training", "Held-out episodes, then closed loop in the simulators.", posttrain),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,8 @@ OVERRIDES_HELP = "Hydra overrides, e.g. experiment=demo_pretrain run.steps=10 mi
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 refused with a sentence, 130 interrupted; anything else is a bug with its traceback."""
+    # Loader workers share the cores with compute threads: an OpenMP thread that spins long holds up its siblings.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     arguments = _parse(argv)
     verb: Callable[[argparse.Namespace], None] = arguments.verb
     try:
@@ -55,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators")
     evaluate.add_argument("run", help="run folder of a stage")
-    evaluate.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)")
+    evaluate.add_argument(
+        "--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)"
+    )
     evaluate.set_defaults(verb=_evaluate)
 
     report = verbs.add_parser("report", help="one HTML page of a run folder, or of a folder of stages")
@@ -82,7 +87,9 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     index = verbs.add_parser("index", help="index the shards of a source and compute its statistics")
     index.add_argument("cards", nargs="+", help="names of cards in data_mixtures/source, or paths of card files")
     index.add_argument("--root", required=True, help="folder that the cards' relative `shards` start from")
-    index.add_argument("--horizon", type=int, default=50, help="action steps of the model to train (default: %(default)s)")
+    index.add_argument(
+        "--horizon", type=int, default=50, help="action steps of the model to train (default: %(default)s)"
+    )
     index.set_defaults(verb=_index)
     mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs per source")
     _add_overrides(mixture)

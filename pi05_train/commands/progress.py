@@ -14,7 +14,7 @@ Report = Callable[[int, int, str], None]
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Report]:
-    """A function to call with (done, total, what); in a terminal a bar with the time that remains, else a line a tenth."""
+    """A function to call with (done, total, what): a bar with the remaining time, or a line every tenth elsewhere."""
     console = Console()
     if not console.is_terminal:
         yield _lines(console, what)

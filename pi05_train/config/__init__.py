@@ -1,1 +1,1 @@
-"""What was decided: frozen dataclasses, their composition by Hydra and their validation. Only this room knows OmegaConf."""
+"""What was decided: frozen dataclasses, composed by Hydra and validated. Only this room knows OmegaConf."""

@@ -37,7 +37,9 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
         except MissingConfigException as error:
             raise _unknown_choice(error) from None
         except MissingMandatoryValue as error:
-            raise UserError(str(error.full_key), got="nothing", expected="a value", do=f"set {error.full_key}=...") from None
+            raise UserError(
+                str(error.full_key), got="nothing", expected="a value", do=f"set {error.full_key}=..."
+            ) from None
         except (HydraException, OmegaConfBaseException) as error:
             raise _refusal(error, overrides) from None
     assert isinstance(values, dict)
@@ -59,7 +61,10 @@ def read_config(path: Path) -> Config:
         text = path.read_text()
     except FileNotFoundError:
         raise UserError(
-            f"run folder {path.parent}", got="no config.yaml", expected="a folder that `pi05 train` wrote", do="check the path"
+            f"run folder {path.parent}",
+            got="no config.yaml",
+            expected="a folder that `pi05 train` wrote",
+            do="check the path",
         ) from None
     return build(Config, yaml.safe_load(text))
 
@@ -86,7 +91,9 @@ def _refusal(error: Exception, overrides: Sequence[str]) -> UserError:
         if "." not in key and "@" not in key and key.lstrip("+~") not in groups:
             return UserError(key, got="an unknown group", expected=f"one of {groups}", do=nearest(key, groups))
     reason = " ".join(str(error).split())
-    return UserError("overrides", got=" ".join(overrides), expected="Hydra's key=value syntax", do=f"Hydra says: {reason}")
+    return UserError(
+        "overrides", got=" ".join(overrides), expected="Hydra's key=value syntax", do=f"Hydra says: {reason}"
+    )
 
 
 def _check_source_names(values: dict[Any, Any]) -> None:
@@ -95,5 +102,8 @@ def _check_source_names(values: dict[Any, Any]) -> None:
     known = [name for name, entry in sources.items() if "card" in entry]
     for name in sources.keys() - known:
         raise UserError(
-            f"mixture.sources.{name}", got="a source without a card", expected=f"one of {known}", do=nearest(name, known)
+            f"mixture.sources.{name}",
+            got="a source without a card",
+            expected=f"one of {known}",
+            do=nearest(name, known),
         )

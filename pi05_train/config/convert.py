@@ -22,7 +22,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def build(cls: type[T], value: object, path: str = "") -> T:
     """An instance of the dataclass `cls` from a mapping; `path` is the dotted key named in errors."""
     if not isinstance(value, dict):
-        raise UserError(path or "config", got=repr(value), expected=f"a mapping ({cls.__name__})", do="correct the YAML")
+        raise UserError(
+            path or "config", got=repr(value), expected=f"a mapping ({cls.__name__})", do="correct the YAML"
+        )
     hints, known = get_type_hints(cls), {f.name: f for f in fields(cast(Any, cls))}
     for key in value:
         if key not in known:

@@ -36,7 +36,9 @@ def _check_model(config: Config) -> None:
             do="change one of them",
         )
     if model.head_dim % 2:
-        raise UserError("model.head_dim", got=model.head_dim, expected="an even number (RoPE turns pairs)", do="change it")
+        raise UserError(
+            "model.head_dim", got=model.head_dim, expected="an even number (RoPE turns pairs)", do="change it"
+        )
     if model.heads % model.kv_heads:
         raise UserError(
             "model.heads", got=model.heads, expected=f"a multiple of model.kv_heads={model.kv_heads}", do="change it"

@@ -58,7 +58,7 @@ def make_loader(
     """
     per_step = -(-schedule.global_batch // micro_batch_samples)
     assert reader.mixture is mixture
-    loader: DataLoader[Drawn[_Item] | str] = DataLoader(
+    loader: DataLoader[Drawn[_Item] | UserError] = DataLoader(
         _Draws(reader, processor, schedule.seed, flow_draws),
         batch_sampler=_MicroBatches(schedule, micro_batch_samples, start_step, stop_step),
         collate_fn=_Collate(processor.model),
@@ -71,9 +71,9 @@ def make_loader(
         for step in range(start_step, stop_step):
             batches: list[Batch] = []
             for _ in range(per_step):
-                result: _MicroBatch | str = next(results)
-                if isinstance(result, str):
-                    raise UserError.__new__(UserError, result)  # the sentence is whole; __init__ would build another
+                result: _MicroBatch | UserError = next(results)
+                if isinstance(result, UserError):
+                    raise result
                 draws = (step + 1 - start_step) * schedule.global_batch
                 quarantine.record(result.faults, step=step, draws=draws)
                 batches.append(result.batch)
@@ -119,8 +119,8 @@ class _MicroBatch:
     faults: tuple[Fault, ...]
 
 
-class _Draws(Dataset["Drawn[_Item] | str"]):
-    """A map from a draw to what it becomes; a UserError travels as its sentence, which survives the process border."""
+class _Draws(Dataset["Drawn[_Item] | UserError"]):
+    """A map from a draw to what it becomes; a UserError is handed over, since DataLoader would rebuild it wrongly."""
 
     def __init__(self, reader: Reader, processor: ExampleMaker, seed: int, flow_draws: int) -> None:
         self._reader = reader
@@ -128,12 +128,12 @@ class _Draws(Dataset["Drawn[_Item] | str"]):
         self._seed = seed
         self._flow_draws = flow_draws
 
-    def __getitem__(self, draw: Draw) -> Drawn[_Item] | str:
+    def __getitem__(self, draw: Draw) -> Drawn[_Item] | UserError:
         key = (self._seed, int.from_bytes(digest("source", draw.source, size=7)), draw.draw)
         try:
             drawn = self._reader.draw(draw, self._seed, partial(self._processor, key=key, training=True))
         except UserError as error:
-            return str(error)
+            return error
         flow = None
         if drawn.value.actions is not None:
             flow = make_flow_draws(self._seed, draw.source, draw.draw, self._flow_draws, self._processor.model)
@@ -161,10 +161,10 @@ class _Collate:
     def __init__(self, model: ModelConfig) -> None:
         self._model = model
 
-    def __call__(self, results: Sequence[Drawn[_Item] | str]) -> _MicroBatch | str:
+    def __call__(self, results: Sequence[Drawn[_Item] | UserError]) -> _MicroBatch | UserError:
         drawn: list[Drawn[_Item]] = []
         for result in results:
-            if isinstance(result, str):
+            if isinstance(result, UserError):
                 return result
             drawn.append(result)
         items = [one.value for one in drawn]

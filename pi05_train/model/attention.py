@@ -20,7 +20,6 @@ from itertools import groupby
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.varlen import varlen_attn
 
 Span = tuple[int, int]
 """First row and number of rows."""
@@ -91,6 +90,8 @@ def attend(q_NQE: Tensor, k_NRE: Tensor, v_NRE: Tensor, call: RaggedCall) -> Ten
 
 def _attend_varlen(q_MQE: Tensor, k_JRE: Tensor, v_JRE: Tensor, call: RaggedCall) -> Tensor:
     """Flash attention on cumulative lengths. Its causal form is aligned at the last key, as `call.causal` says."""
+    from torch.nn.attention.varlen import varlen_attn  # its import takes seconds, and only CUDA needs it
+
     group = q_MQE.shape[1] // k_JRE.shape[1]
     attended = varlen_attn(
         q_MQE,

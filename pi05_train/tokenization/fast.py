@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct, idct
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pi05_train.errors import UserError
 from pi05_train.tokenization.manifest import MANIFEST, read_manifest, write_tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TOKENIZER_FILE = "tokenizer.json"
 PUBLISHED_SETTINGS = "processor_config.json"

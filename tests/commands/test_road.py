@@ -23,8 +23,14 @@ def test_two_stages_evaluation_and_report(workspace: Workspace, capsys: pytest.C
     assert all(row["loss/flow"] > 0 for row in rows(workspace, "posttrain"))
 
     assert main(["evaluate", str(posttrain)]) == 0
-    measured = {(row["source"], row["metric"]) for row in json.loads((posttrain / "evaluation.json").read_text())["heldout"]}
-    assert {("toy_mobile", "flow_action_error"), ("toy_subtasks", "box_iou"), ("toy_web", "text_cross_entropy")} <= measured
+    measured = {
+        (row["source"], row["metric"]) for row in json.loads((posttrain / "evaluation.json").read_text())["heldout"]
+    }
+    assert {
+        ("toy_mobile", "flow_action_error"),
+        ("toy_subtasks", "box_iou"),
+        ("toy_web", "text_cross_entropy"),
+    } <= measured
 
     capsys.readouterr()
     assert main(["report", str(posttrain)]) == 0

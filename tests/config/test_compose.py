@@ -45,7 +45,9 @@ def test_the_paper_numbers_are_the_papers() -> None:
     shares = {name: entry.weight for name, entry in pretrain.mixture.sources.items()}
     assert shares["paper_mobile"] / sum(shares.values()) == pytest.approx(0.024)
     high = posttrain.mixture.sources
-    assert high["paper_verbal"].weight / (high["paper_verbal"].weight + high["paper_subtasks"].weight) == pytest.approx(0.11)
+    assert high["paper_verbal"].weight / (high["paper_verbal"].weight + high["paper_subtasks"].weight) == pytest.approx(
+        0.11
+    )
     assert "CE" not in {entry.card.kind for entry in high.values()}
 
 
@@ -92,5 +94,5 @@ def test_the_resolved_configuration_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no config.yaml"):
+    with pytest.raises(UserError, match=r"no config\.yaml"):
         read_config(tmp_path / "config.yaml")
