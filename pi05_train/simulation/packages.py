@@ -22,6 +22,9 @@ def load(module: str) -> ModuleType:
     Notes that the simulators print about themselves while being imported are not ours to mend and are silenced.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
+    if importlib.util.find_spec("triton") is not None:
+        # Mesa's software renderer and torch's compiler each bring an LLVM, and the process dies unless torch's is first.
+        importlib.import_module("triton")
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
