@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pi05_train.checkpoint.run_state import latest
 from pi05_train.commands.data import index, simulate
-from pi05_train.commands.evaluate import evaluate
+from pi05_train.commands.evaluate import measure
 from pi05_train.commands.tokenizer import fit
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
@@ -29,6 +29,7 @@ NOTES = (
     "than π0.5, trained from random weights on simulated demonstrations. The recipe is the real one; the success "
     "rates are not what π0.5 reaches.",
 )
+STAGES = ("pretrain", "posttrain")
 PIECES, FAST_SIZE = 1000, 512
 """Sizes of the demo's tokenizers, in ids."""
 
@@ -60,13 +61,14 @@ def demo(folder: str) -> None:
         finally:
             _add_seconds(root, phase.name, time.monotonic() - begin)
     console.rule("Results", align="left")
-    console.print(results_table(read_evaluation(root / "posttrain")))
+    for stage in STAGES:
+        console.print(results_table(read_evaluation(root / stage)))
     console.print(f"Report: {write_report(root)}", soft_wrap=True)
 
 
 def _phases(root: Path) -> list[Phase]:
     data, tokenizers = root / "data", root / "tokenizers"
-    pretrain, posttrain = (_config(root, stage) for stage in ("pretrain", "posttrain"))
+    pretrain, posttrain = (_config(root, stage) for stage in STAGES)
     horizon = pretrain.model.action_horizon
     return [
         Phase(
@@ -112,7 +114,7 @@ def _training(name: str, explanation: str, config: Config) -> Phase:
 
 def _evaluation(name: str, explanation: str, config: Config) -> Phase:
     run = Path(config.run.folder)
-    return Phase(name, explanation, lambda: evaluate(str(run), ema=True), (run / "evaluation.json").is_file)
+    return Phase(name, explanation, lambda: measure(run, ema=True), (run / "evaluation.json").is_file)
 
 
 def _whole(folder: Path, make: Callable[[Path], object]) -> None:
@@ -127,6 +129,6 @@ def _add_seconds(root: Path, phase: str, seconds: float) -> None:
     """Keep the report's plan up to date; an interrupted phase's time counts too."""
     path = root / "report.json"
     plan = json.loads(path.read_text()) if path.is_file() else {"seconds": {}}
-    plan |= {"title": TITLE, "stages": ["pretrain", "posttrain"], "notes": NOTES}
+    plan |= {"title": TITLE, "stages": STAGES, "notes": NOTES}
     plan["seconds"][phase] = plan["seconds"].get(phase, 0.0) + seconds
     path.write_text(json.dumps(plan, indent=1, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from pi05_train.checkpoint.run_state import latest
+from pi05_train.commands.progress import progress_bar
 from pi05_train.config.compose import read_config
 from pi05_train.config.schema import Config
 from pi05_train.data.loader import heldout_samples
@@ -24,14 +25,18 @@ BASELINE_SAMPLES = 200
 """Training samples per source that the constant baselines are fitted on."""
 
 
-def evaluate(folder: str, *, ema: bool) -> Evaluation:
-    """Measure the run's newest checkpoint, write `evaluation.json` into its folder and print the table."""
-    run, console = Path(folder), Console()
+def evaluate(folder: str, *, ema: bool) -> None:
+    """Measure the run's newest checkpoint and print the table."""
+    Console().print(results_table(measure(Path(folder), ema=ema)))
+
+
+def measure(run: Path, *, ema: bool) -> Evaluation:
+    """Measure the run's newest checkpoint and write `evaluation.json` into its folder."""
     config = read_config(run / "config.yaml")
     policy = load_policy(run, ema=ema)
     root = Path(config.data.root)
     heldout = Mixture.open(config.mixture, root, split="heldout")
-    with console.status("held-out evaluation") as status:
+    with progress_bar("evaluating") as report:
         evaluation = evaluate_policy(
             policy,
             stage=config.stage.name,
@@ -42,10 +47,9 @@ def evaluate(folder: str, *, ema: bool) -> Evaluation:
             tasks=closed_loop_tasks(config),
             episodes_per_task=config.evaluation.episodes_per_task,
             seed=config.run.seed,
-            progress=status.update,
+            progress=report,
         )
     write_evaluation(run, evaluation)
-    console.print(results_table(evaluation))
     return evaluation
 
 

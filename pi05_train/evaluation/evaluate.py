@@ -12,8 +12,9 @@ from pi05_train.evaluation.rollouts import Actor, ZeroActions, run_rollouts, sum
 from pi05_train.policy.policy import Policy
 from pi05_train.samples.schema import Sample
 
-Progress = Callable[[str], None]
-"""Hears one sentence about what begins or has ended."""
+Progress = Callable[[int, int, str], None]
+"""Hears the sources and episodes done, how many there are, and what comes or has ended."""
+Say = Callable[[str], None]
 
 
 def evaluate_policy(
@@ -38,7 +39,8 @@ def evaluate_policy(
     they are compared with the zero-action policy on the same start states.
     """
     begin = time.perf_counter()
-    say = progress or _silent
+    acting = bool(episodes_per_task) and policy.has_expert
+    say = _counter(progress, len(heldout) + (2 * len(tasks) * episodes_per_task if acting else 0))
     found = evaluate_heldout(
         policy, heldout, training, max_text_tokens=max_text_tokens, seed=seed, progress=lambda s: say(f"held out: {s}")
     )
@@ -53,7 +55,7 @@ def evaluate_policy(
             texts += some
             images |= pictures
     rollouts: list[RolloutSummary] = []
-    if episodes_per_task and policy.has_expert:
+    if acting:
         rollouts = compare_rollouts(policy, tasks, episodes_per_task, execute_steps, say)
     return Evaluation(
         stage=stage,
@@ -69,7 +71,7 @@ def evaluate_policy(
 
 
 def compare_rollouts(
-    policy: Policy, tasks: Sequence[str], episodes_per_task: int, execute_steps: int, say: Progress
+    policy: Policy, tasks: Sequence[str], episodes_per_task: int, execute_steps: int, say: Say
 ) -> list[RolloutSummary]:
     """Success of the policy and of the zero-action policy on the same start states, side by side for every task."""
 
@@ -107,5 +109,14 @@ def _notes(found: Mapping[str, SourceEvaluation], rollouts: Sequence[RolloutSumm
     return notes
 
 
-def _silent(sentence: str) -> None:
-    del sentence
+def _counter(progress: Progress | None, total: int) -> Say:
+    """Turns what is said into steps out of `total`."""
+    done = 0
+
+    def say(what: str) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(done, total, what)
+        done += 1
+
+    return say

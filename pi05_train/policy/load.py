@@ -17,4 +17,9 @@ def load_policy(run: Path, *, ema: bool) -> Policy:
     processor = build_processor(config, run_statistics(run))
     model = Pi05(config.model, expert=config.stage.objective.expert)
     load_weights(run, model, ema=ema)
-    return Policy(model.eval(), processor, euler_steps=config.evaluation.euler_steps)
+    return Policy(
+        model.eval(),
+        processor,
+        euler_steps=config.evaluation.euler_steps,
+        padded_dims_trained=config.stage.objective.openpi_exact,
+    )

@@ -28,7 +28,17 @@ class Policy:
     Answers are computed `batch_samples` at a time; a chunk depends on its own sample and seed alone.
     """
 
-    def __init__(self, model: Pi05, processor: Processor, *, euler_steps: int = 10, batch_samples: int = 16) -> None:
+    def __init__(
+        self,
+        model: Pi05,
+        processor: Processor,
+        *,
+        euler_steps: int = 10,
+        batch_samples: int = 16,
+        padded_dims_trained: bool = False,
+    ) -> None:
+        """`padded_dims_trained` is the run's stage.objective.openpi_exact: whether padded dims were in the flow loss."""
+        self.padded_dims_trained = padded_dims_trained
         self.model = model
         self.processor = processor
         self.euler_steps = euler_steps
@@ -65,8 +75,10 @@ class Policy:
         """Chunks [H, D] in the network's units, padded dimensions included."""
         chunks: list[Chunk] = []
         for start, batch in self._batches(samples):
-            noise_BHD = self._noise(seeds[start : start + batch.num_segments])
-            chunks += list(sample_actions(self.model, batch, noise_BHD, steps=self.euler_steps).float().cpu().numpy())
+            some = slice(start, start + batch.num_segments)
+            noise_BHD, real_BD = self._noise(seeds[some]), self._real_dims(samples[some])
+            x_BHD = sample_actions(self.model, batch, noise_BHD, steps=self.euler_steps, real_BD=real_BD)
+            chunks += list(x_BHD.float().cpu().numpy())
         return chunks
 
     def normalised_fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
@@ -83,9 +95,9 @@ class Policy:
         """Flow times from 1 to 0 and x_t at each, [T, H, D] in the network's units."""
         ((_, batch),) = self._batches([sample])
         cache = self.model.prefill(batch)
-        path = [(t, x[0].float().cpu().numpy()) for t, x in denoise(
-            self.model, cache, self._noise([seed]), steps=self.euler_steps
-        )]  # fmt: skip
+        real_BD = self._real_dims([sample])
+        steps = denoise(self.model, cache, self._noise([seed]), steps=self.euler_steps, real_BD=real_BD)
+        path = [(t, x[0].float().cpu().numpy()) for t, x in steps]
         return tuple(t for t, _ in path), np.stack([x for _, x in path])
 
     def _generate(
@@ -106,6 +118,13 @@ class Policy:
         shape = (self.model.config.action_horizon, self.model.config.action_dim)
         noise_BHD = np.stack([np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
         return torch.from_numpy(noise_BHD).to(self.device)
+
+    def _real_dims(self, samples: Sequence[Sample]) -> torch.Tensor | None:
+        """[B, D], False on the dims that pad a robot's actions; None where the network learned those too."""
+        if self.padded_dims_trained:
+            return None
+        dims_B = torch.tensor([self.processor.cards[sample.source].action_dim for sample in samples])
+        return (torch.arange(self.model.config.action_dim) < dims_B[:, None]).to(self.device)
 
     def _physical(self, chunk_HD: Chunk, sample: Sample) -> Chunk:
         assert sample.state is not None, sample.key

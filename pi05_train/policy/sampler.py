@@ -1,6 +1,6 @@
 """From a packed prefix to actions and text; the prefix runs through the network once.
 
-Shape letters: B segments, H horizon, D action dims, V vocabulary, T recorded times.
+Shape letters: B segments, H horizon, D padded action dims, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05, PrefixCache
 
 
-def denoise(model: Pi05, cache: PrefixCache, noise_BHD: Tensor, *, steps: int = 10) -> Iterator[tuple[float, Tensor]]:
+def denoise(
+    model: Pi05, cache: PrefixCache, noise_BHD: Tensor, *, steps: int = 10, real_BD: Tensor | None = None
+) -> Iterator[tuple[float, Tensor]]:
     """Yield (t, x_t) from (1, noise) down to (0, actions): Euler's rule with dt = -1/steps.
 
     Runs while t >= -dt/2 with t accumulated in float32. Source: openpi src/openpi/models/pi0.py, sample_actions.
+
+    `real_BD` (bool) marks the dims whose velocity the network was trained for. The padded ones follow their exact
+    path: their data is 0, so u = noise - 0, and the network sees x_t = t * noise in them as it did in training. None
+    takes the network's word for every dim (weights trained with openpi's loss).
     """
     assert steps >= 1, steps
     dt = torch.tensor(-1.0 / steps, dtype=torch.float32)
@@ -26,16 +32,21 @@ def denoise(model: Pi05, cache: PrefixCache, noise_BHD: Tensor, *, steps: int = 
     yield 1.0, x_BHD
     while time >= -dt / 2:
         time_B = time.expand(x_BHD.shape[0]).to(x_BHD.device)
-        x_BHD = x_BHD + dt.item() * model.velocity(cache, x_BHD, time_B).to(x_BHD.dtype)
+        velocity_BHD = model.velocity(cache, x_BHD, time_B).to(x_BHD.dtype)
+        if real_BD is not None:
+            velocity_BHD = torch.where(real_BD[:, None], velocity_BHD, noise_BHD)
+        x_BHD = x_BHD + dt.item() * velocity_BHD
         time = time + dt
         yield time.item(), x_BHD
 
 
 @torch.inference_mode()
-def sample_actions(model: Pi05, batch: Batch, noise_BHD: Tensor, *, steps: int = 10) -> Tensor:
+def sample_actions(
+    model: Pi05, batch: Batch, noise_BHD: Tensor, *, steps: int = 10, real_BD: Tensor | None = None
+) -> Tensor:
     """Normalised, padded action chunks [B, H, D] for a batch of prompts, from the given Gaussian noise."""
     x_BHD = noise_BHD
-    for _, x_BHD in denoise(model, model.prefill(batch), noise_BHD, steps=steps):  # noqa: B007
+    for _, x_BHD in denoise(model, model.prefill(batch), noise_BHD, steps=steps, real_BD=real_BD):  # noqa: B007
         pass
     return x_BHD
 

@@ -15,7 +15,7 @@ from pi05_train.report.trained import losses, mixture, settings, speed
 
 def header(inputs: ReportInputs) -> Html:
     """Title, what was trained on what, and the key numbers."""
-    steps = ", then ".join(f"{stage.name} for {_last_step(stage)} steps" for stage in inputs.stages)
+    steps = ", then ".join(f"{stage.name} for {_steps_done(stage)} steps" for stage in inputs.stages)
     sources = sorted(figures.colours_of(inputs))
     lead = (
         f"A pi0.5 policy, trained in stages ({steps}) on {len(sources)} sources: {', '.join(sources)}. "
@@ -71,5 +71,5 @@ def _tiles(inputs: ReportInputs) -> list[Html]:
     return tiles
 
 
-def _last_step(stage: StageLog) -> int:
-    return int(stage.rows[-1]["step"]) if stage.rows else 0
+def _steps_done(stage: StageLog) -> int:
+    return int(stage.rows[-1]["step"]) + 1 if stage.rows else 0
