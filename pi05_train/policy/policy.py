@@ -37,7 +37,7 @@ class Policy:
         batch_samples: int = 16,
         padded_dims_trained: bool = False,
     ) -> None:
-        """`padded_dims_trained` is the run's stage.objective.openpi_exact: whether padded dims were in the flow loss."""
+        """`padded_dims_trained`: whether padded dims were in the flow loss (stage.objective.openpi_exact)."""
         self.padded_dims_trained = padded_dims_trained
         self.model = model
         self.processor = processor

@@ -50,7 +50,7 @@ def read_norm_stats(path: Path) -> dict[str, NormStats]:
             "normalisation statistics",
             got=f"no file {path}",
             expected="norm_stats.json",
-            do="write it with `pi05 data statistics`",
+            do="write it with `pi05 data index`",
         )
     try:
         entries = dict(json.loads(path.read_text())["norm_stats"])

@@ -154,7 +154,7 @@ class Processor:
                 f"source {source}, normalisation statistics",
                 got=f"no {name}",
                 expected="state and actions",
-                do="write them with `pi05 data statistics`",
+                do="write them with `pi05 data index`",
             )
         return found
 

@@ -2,7 +2,7 @@
 
 Only the low-level prompt is published (openpi `models/tokenizer.py`). The strings that the paper's authors trained
 high-level, web and verbal-instruction samples with were never released: those defaults are this project's choice,
-after the paper's figures 3 and 4. Another choice is a few strings of configuration.
+after the paper's figures 3 and 4. Another choice is a few strings of configuration (`conf/templates/`).
 """
 
 from __future__ import annotations
@@ -52,6 +52,33 @@ class Templates:
     def __post_init__(self) -> None:
         for field in fields(self):
             check_template(field.name, getattr(self, field.name), ALLOWED[field.name])
+
+
+def check_template(name: str, template: str, allowed: frozenset[str]) -> None:
+    """Refuse a template that names a field it cannot be given."""
+    try:
+        named = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise UserError(
+            f"templates.{name}", got=repr(template), expected=f"a format string ({error})", do="balance its braces"
+        ) from error
+    if named - allowed:
+        raise UserError(
+            f"templates.{name}",
+            got=", ".join("{" + field + "}" for field in sorted(named - allowed)),
+            expected=", ".join("{" + field + "}" for field in sorted(allowed)) or "no field",
+            do="remove the unknown field",
+        )
+
+
+def names_field(template: str, field: str) -> bool:
+    """Whether the template asks for `field`."""
+    return any(named == field for _, named, _, _ in Formatter().parse(template))
+
+
+def clean(text: str) -> str:
+    """openpi's cleaning of inserted text: strip, then underscores and newlines become spaces; case is kept."""
+    return text.strip().replace("_", " ").replace("\n", " ")
 
 
 def check_template(name: str, template: str, allowed: frozenset[str]) -> None:

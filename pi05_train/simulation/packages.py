@@ -23,7 +23,7 @@ def load(module: str) -> ModuleType:
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
     if importlib.util.find_spec("triton") is not None:
-        # Mesa's software renderer and torch's compiler each bring an LLVM, and the process dies unless torch's is first.
+        # Mesa's renderer and torch's compiler each bring an LLVM; the process dies unless torch's comes first.
         importlib.import_module("triton")
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

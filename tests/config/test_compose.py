@@ -10,6 +10,7 @@ import pytest
 from pi05_train.config.compose import compose, read_config, to_yaml
 from pi05_train.config.validate import validate
 from pi05_train.errors import UserError
+from pi05_train.processing.templates import Templates
 from pi05_train.resources import resource
 
 EXPERIMENTS = sorted(path.stem for path in (resource("conf") / "experiment").glob("*.yaml"))
@@ -80,6 +81,15 @@ def test_bad_overrides_are_refused_in_one_sentence(override: str, sentence: str)
         compose(["experiment=demo_pretrain", override])
     assert re.search(sentence, str(refused.value)), str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_template_presets_differ_where_the_paper_does() -> None:
+    openpi, paper = (
+        compose(["experiment=demo_pretrain", f"templates={name}"]).templates for name in ("openpi", "paper")
+    )
+    assert openpi == Templates()
+    assert "{control_mode}" in paper.low_level
+    assert paper.low_level_end == openpi.low_level_end
 
 
 def test_an_ablation_is_one_override() -> None:

@@ -130,5 +130,5 @@ def test_impossible_statistics_are_refused(change: dict[str, list[float]], tmp_p
 
 
 def test_an_absent_file_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pi05 data statistics"):
+    with pytest.raises(UserError, match="pi05 data index"):
         read_norm_stats(tmp_path / "norm_stats.json")

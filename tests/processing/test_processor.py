@@ -223,7 +223,7 @@ def test_a_bad_sample_is_refused(changes: dict[str, Any], complaint: str, tokens
     [
         ({"model": replace(MODEL, action_dim=DIMS - 1)}, "action_dim"),
         ({"model": replace(MODEL, vocab_size=600)}, "vocab_size"),
-        ({"statistics": {}}, "pi05 data statistics"),
+        ({"statistics": {}}, "pi05 data index"),
         ({"statistics": {"arm": {"state": STATS}}}, "no actions"),
         ({"cards": {"arm": replace(ARM, state_dim=DIMS + 1)}}, "statistics of state"),
     ],

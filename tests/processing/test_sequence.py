@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pi05_train.config.compose import compose
 from pi05_train.errors import UserError
 from pi05_train.processing.sequence import build_prompt, build_sequence, parse_high_level, prompt_text, target_text
-from pi05_train.processing.templates import PRESETS, Templates
+from pi05_train.processing.templates import Templates
 from pi05_train.samples.schema import Box, Sample
 from pi05_train.tokenization.boxes import box_text
 from pi05_train.tokenization.fast import FastTokenizer, fit_fast_tokenizer
@@ -27,6 +28,7 @@ SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] 
 GOLDEN = SHARED / "golden" / "preprocessing" / "prompt_strings.json"
 golden = pytest.mark.skipif(not GOLDEN.is_file(), reason="reference numbers are not present")
 TEMPLATES = Templates()
+PAPER = compose(["experiment=demo_pretrain", "templates=paper"]).templates
 CUP = Box("cup", 0.1, 0.2, 0.3, 0.4)
 CHUNK = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 ROBOT = Sample("0_0", "arm", "ME", {}, task="clean the table", control_mode="end effector")
@@ -105,7 +107,7 @@ def test_actions_are_asked_for_with_the_subtask_where_there_is_one() -> None:
 
 
 def test_the_papers_control_mode_stands_after_the_task() -> None:
-    text = prompt_text(ROBOT, PRESETS["paper"], np.zeros(1))
+    text = prompt_text(ROBOT, PAPER, np.zeros(1))
     assert text.startswith("Task: clean the table <control mode> end effector <control mode>, State: 128;")
 
 
@@ -117,7 +119,7 @@ def test_high_level_answers_boxes_before_the_subtask(tokens: Tokens) -> None:
         "<loc0102><loc0205><loc0307><loc0409>blue mug\nSubtask: pick up the cup"
     )
     assert prompt_text(HIGH, TEMPLATES, None) == "Task: clean the kitchen. Subtask: "
-    assert prompt_text(HIGH, PRESETS["paper"], None) == "How would you clean the kitchen?\n"
+    assert prompt_text(HIGH, PAPER, None) == "How would you clean the kitchen?\n"
     built = build_sequence(
         HIGH, templates=TEMPLATES, tokens=tokens, state_normalised=None, chunk_normalised=None, boxes=[CUP]
     )

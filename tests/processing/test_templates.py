@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pi05_train.errors import UserError
-from pi05_train.processing.templates import PRESETS, Templates, clean
+from pi05_train.processing.templates import Templates, clean
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,6 @@ def test_a_wrong_template_is_refused_by_name(name: str, text: str, complaint: st
     with pytest.raises(UserError, match=rf"templates\.{name}") as error:
         replace(Templates(), **{name: text})
     assert complaint in str(error.value)
-
-
-def test_presets_differ_where_the_paper_does() -> None:
-    assert PRESETS["openpi"] == Templates()
-    assert "{control_mode}" in PRESETS["paper"].low_level
 
 
 @pytest.mark.parametrize(
