@@ -11,7 +11,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, what: str, *, got: object, expected: object, do: str) -> None:
-        super().__init__(f"{what}: got {got}, expected {expected}; {do}.")
+        super().__init__(f"{what}: got {got}, expected {expected}; {do}{'' if do.endswith('?') else '.'}")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Crosses process borders as its sentence: worker processes raise it too."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def _phases(root: Path) -> list[Phase]:
         Phase(
             "tokenizers",
             "Fit a small SentencePiece model and FAST (DCT + BPE) on the training samples.",
-            lambda: _whole(tokenizers, lambda folder: fit(str(folder), pretrain, pieces=PIECES, fast_size=FAST_SIZE)),
+            lambda: _whole(tokenizers, lambda folder: fit(folder, pretrain, pieces=PIECES, fast_size=FAST_SIZE)),
             tokenizers.is_dir,
         ),
         _training(
@@ -101,10 +100,15 @@ def _phases(root: Path) -> list[Phase]:
 
 
 def _config(root: Path, stage: str) -> Config:
-    folders = [f"run.folder={root / stage}", f"data.root={root / 'data'}"]
-    folders += [f"tokenizer.text={root / 'tokenizers' / 'text'}", f"tokenizer.fast={root / 'tokenizers' / 'fast'}"]
-    start = [f"run.start_from={root / 'pretrain'}"] if stage == "posttrain" else []
-    return compose([f"experiment=demo_{stage}", *folders, *start])
+    paths = {
+        "run.folder": root / stage,
+        "data.root": root / "data",
+        "tokenizer.text": root / "tokenizers" / "text",
+        "tokenizer.fast": root / "tokenizers" / "fast",
+    }
+    if stage == "posttrain":
+        paths["run.start_from"] = root / "pretrain"
+    return compose([f"experiment=demo_{stage}", *(f"{key}='{path}'" for key, path in paths.items())])
 
 
 def _training(name: str, explanation: str, config: Config) -> Phase:
@@ -120,7 +124,6 @@ def _evaluation(name: str, explanation: str, config: Config) -> Phase:
 def _whole(folder: Path, make: Callable[[Path], object]) -> None:
     """Make a folder under another name and rename it when it is complete: what was cut off never counts as done."""
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     make(partial)
     partial.rename(folder)
 

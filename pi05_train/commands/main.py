@@ -151,11 +151,14 @@ def _mixture(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    from pi05_train.commands.tokenizer import fit
+    from pathlib import Path
+
+    from pi05_train.commands.tokenizer import describe, fit
     from pi05_train.config.compose import compose
 
-    config = compose(arguments.overrides, arguments.config_dir)
-    fit(arguments.folder, config, pieces=arguments.pieces, fast_size=arguments.fast_size)
+    folder, config = Path(arguments.folder), compose(arguments.overrides, arguments.config_dir)
+    tokens = fit(folder, config, pieces=arguments.pieces, fast_size=arguments.fast_size)
+    print(describe(folder, tokens))
 
 
 if __name__ == "__main__":

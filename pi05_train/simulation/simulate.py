@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
+import pickle
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -57,13 +60,16 @@ Job = EpisodeJob | PictureJob
 def simulate(root: Path, *, settings: SimulationSettings, progress: Progress | None = None) -> dict[str, SourceCounts]:
     """Write `root/<source>/shard-*.tar` for each of `SOURCES` and return what each holds.
 
-    Depends on `settings` only, whatever `settings.workers` is. Refuses (UserError) folders that already hold shards,
-    missing simulators and a machine that cannot render, before any work.
+    Depends on `settings` only, whatever `settings.workers` is. Interrupted and called again with the same settings, it
+    goes on after the jobs that had ended. Refuses (UserError) folders that already hold shards, missing simulators and
+    a machine that cannot render, before any work.
     """
     check_settings(settings)
+    ended = root / f".ended-{_fingerprint(settings)}"
     for source in SOURCES:
-        if any((root / source).glob("*.tar")):
+        if not ended.is_dir() and any((root / source).glob("*.tar")):
             raise UserError("simulation", got=f"shards in {root / source}", expected="an empty folder", do="remove it")
+    ended.mkdir(parents=True, exist_ok=True)
     for package in ("mujoco", "gymnasium_robotics", "metaworld", "gym_aloha", "skimage", "sklearn"):
         folder_of(package)
     check_rendering()
@@ -71,12 +77,19 @@ def simulate(root: Path, *, settings: SimulationSettings, progress: Progress | N
     total = sum(_size(job) for job in jobs)
     results: dict[int, dict[str, list[Sample]]] = {}
     done = 0
-    for index, found in _run(jobs, settings.workers):
+    for index, found in _run(jobs, settings.workers, ended):
         results[index] = found
         done += _size(jobs[index])
         if progress is not None:
             progress(done, total, _name(jobs[index]))
-    return {source: _write(root / source, source, results, settings) for source in SOURCES}
+    counts = {source: _write(root / source, source, results, settings) for source in SOURCES}
+    shutil.rmtree(ended)
+    return counts
+
+
+def _fingerprint(settings: SimulationSettings) -> str:
+    """Of everything the data depends on."""
+    return hashlib.sha256(repr(replace(settings, workers=1)).encode()).hexdigest()[:12]
 
 
 def _jobs(settings: SimulationSettings) -> list[Job]:
@@ -115,15 +128,29 @@ def _work(job: Job) -> dict[str, list[Sample]]:
     return found
 
 
-def _run(jobs: list[Job], workers: int) -> Iterator[tuple[int, dict[str, list[Sample]]]]:
-    """(index of the job, its samples) as jobs finish."""
+def _run(jobs: list[Job], workers: int, ended: Path) -> Iterator[tuple[int, dict[str, list[Sample]]]]:
+    """(index of the job, its samples) as jobs end, those kept in the folder `ended` first."""
+    files = {index: ended / f"{index:04d}.pickle" for index in range(len(jobs))}
+    kept = [index for index, file in files.items() if file.is_file()]
+    for index in kept:
+        yield index, pickle.loads(files[index].read_bytes())
+    for index, found in _play({index: jobs[index] for index in files.keys() - set(kept)}, workers):
+        partial = files[index].with_suffix(".partial")
+        partial.write_bytes(pickle.dumps(found))
+        partial.rename(files[index])
+        yield index, found
+
+
+def _play(jobs: dict[int, Job], workers: int) -> Iterator[tuple[int, dict[str, list[Sample]]]]:
     if workers == 1:
-        for index, job in enumerate(jobs):
+        for index, job in sorted(jobs.items()):
             yield index, _work(job)
         return
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_quit_on_interrupt)
     try:
-        pending: dict[Future[dict[str, list[Sample]]], int] = {pool.submit(_work, job): i for i, job in enumerate(jobs)}
+        pending: dict[Future[dict[str, list[Sample]]], int] = {
+            pool.submit(_work, job): index for index, job in sorted(jobs.items())
+        }
         for future in as_completed(pending):
             yield pending[future], future.result()
     finally:
@@ -140,7 +167,8 @@ def _write(
 ) -> SourceCounts:
     samples = sorted((sample for found in results.values() for sample in found.get(source, ())), key=lambda s: s.key)
     order = np.random.default_rng([settings.seed, *source.encode()]).permutation(len(samples))
-    write_shards(folder, (samples[index] for index in order), samples_per_shard=settings.samples_per_shard)
+    if not any(folder.glob("*.tar")):  # an interrupted call may have come this far; shards appear all at once
+        write_shards(folder, (samples[index] for index in order), samples_per_shard=settings.samples_per_shard)
     success = {sample.episode: sample.success for sample in samples}
     splits = Counter(sample.split for sample in samples)
     return SourceCounts(

@@ -15,6 +15,7 @@ from pi05_train.resources import resource
 from pi05_train.samples.card import SourceCard, check_card
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample
+from pi05_train.simulation import simulate as module
 from pi05_train.simulation.plans import plan_episodes
 from pi05_train.simulation.settings import SOURCES, SimulationSettings
 from pi05_train.simulation.simulate import SourceCounts, simulate
@@ -117,3 +118,27 @@ def test_a_folder_that_holds_shards_is_refused_before_anything_is_simulated(simu
 def test_amounts_that_give_no_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="anchor_stride"):
         simulate(tmp_path, settings=replace(TINY, anchor_stride=0))
+
+
+def test_an_interrupted_simulation_goes_on_where_it_was(
+    simulated: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, total: int, _: str) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate(tmp_path, settings=TINY, progress=interrupt)
+    played = 0
+    work = module._work
+
+    def counted(job: module.Job) -> dict[str, list[Sample]]:
+        nonlocal played
+        played += 1
+        return work(job)
+
+    monkeypatch.setattr(module, "_work", counted)
+    simulate(tmp_path, settings=TINY)
+    assert digests(tmp_path) == digests(simulated[0])
+    assert 0 < played < len(module._jobs(TINY))
+    assert not list(tmp_path.glob(".ended-*"))
