@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from pi05_train.simulation import simulate as module
 from pi05_train.simulation.plans import plan_episodes
 from pi05_train.simulation.settings import SOURCES, SimulationSettings
 from pi05_train.simulation.simulate import SourceCounts, simulate
+from pi05_train.tokenization.fast import fit_fast_tokenizer
 
 TINY = SimulationSettings(
     image_size=24,
@@ -142,3 +144,23 @@ def test_an_interrupted_simulation_goes_on_where_it_was(
     assert digests(tmp_path) == digests(simulated[0])
     assert 0 < played < len(module._jobs(TINY))
     assert not list(tmp_path.glob(".ended-*"))
+
+
+def test_fast_keeps_the_demos_chunks_within_two_percent_of_their_range(simulated: Simulated) -> None:
+    horizon, width = 10, 14
+    chunks, masks = [], []
+    for source in ("sim_fetch", "sim_metaworld", "sim_aloha"):
+        samples = read(simulated[0] / source)
+        actions = np.stack([sample.actions[:horizon] for sample in samples if sample.actions is not None])
+        low, high = np.quantile(actions, [0.01, 0.99], axis=(0, 1))
+        scaled = (actions - low) / np.maximum(high - low, 1e-3) * 2 - 1
+        padding = ((0, 0), (0, 0), (0, width - scaled.shape[-1]))
+        chunks += list(np.pad(scaled, padding).astype(np.float32))
+        masks += [np.arange(width) < scaled.shape[-1]] * len(scaled)
+    fast = fit_fast_tokenizer(chunks, vocab_size=512)
+    errors = []
+    for chunk, mask in zip(chunks, masks, strict=True):
+        decoded = fast.decode(fast.encode(chunk), horizon=horizon, dim=width)
+        assert decoded is not None
+        errors.append((decoded - chunk)[:, mask].ravel())
+    assert np.sqrt(np.mean(np.concatenate(errors) ** 2)) < 0.02 * 2  # the range is [-1, 1]
