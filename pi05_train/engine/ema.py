@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch.nn import Parameter
@@ -22,16 +21,3 @@ class WeightAverage:
     def update(self) -> None:
         """average <- decay * average + (1 - decay) * parameter."""
         self._blend(list(self.average.values()), [p.detach() for p in self._parameters.values()], 0)
-
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """The parameters hold the average while entered; no copy is made."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.data, self.average[name] = self.average[name], parameter.data

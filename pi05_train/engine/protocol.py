@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pi05_train.model.batch import Batch
-from pi05_train.model.pi05 import Pi05
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,6 @@ class Engine(Protocol):
         Losses are divided by counts over all micro-batches and ranks, so that neither changes the numbers. Raises
         UserError before any weight changes where a loss or gradient is not finite.
         """
-
-    def evaluation_model(self, *, ema: bool) -> AbstractContextManager[Pi05]:
-        """The model with averaged (`ema`) or raw weights, in evaluation mode and compute precision, while entered."""
 
     def state(self) -> dict[str, Any]:
         """Live tensors of everything a resumed run needs, nested dicts for torch.distributed.checkpoint.

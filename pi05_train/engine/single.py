@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,21 +78,6 @@ class SingleEngine:
             backbone_norm=backbone_norm,
             expert_norm=None if norms[1] is None else expert_norm,
         )
-
-    @contextmanager
-    def evaluation_model(self, *, ema: bool) -> Iterator[Pi05]:
-        """See `Engine.evaluation_model`. Refuses `ema` where no average is kept."""
-        if ema and self._average is None:
-            raise UserError(
-                "averaged weights", got="optimizer.ema_decay=null", expected="an average", do="ask for the raw weights"
-            )
-        weights = self._average.swapped_in() if ema and self._average is not None else nullcontext()
-        self._model.eval()
-        try:
-            with weights, self._compute():
-                yield self._model
-        finally:
-            self._model.train()
 
     def state(self) -> dict[str, Any]:
         """See `Engine.state`: "model", "ema", "optimizer" by parameter name, and "step"."""

@@ -30,7 +30,7 @@ class Actor(Protocol):
 
 
 class World(Protocol):
-    """What is acted in. Unlike an `Environment` it is pictured only when asked: pictures cost most of a step."""
+    """What is acted in. It is pictured only when asked: pictures cost most of a step."""
 
     max_steps: int
 
@@ -104,16 +104,6 @@ class Episode:
         self.world.advance(self.plan.pop(0))
         self.success = self.world.succeeded()
         self.steps += 1
-
-
-def rollout(
-    actor: Actor, world: World, *, source: str, task: str, seed: int, max_steps: int, execute_steps: int
-) -> RolloutResult:
-    """One episode, replanned every `execute_steps` control steps."""
-    episode = Episode.start(world, seed, max_steps)
-    while not episode.ended:
-        advance_all(actor, [episode], execute_steps)
-    return RolloutResult(source, task, seed, episode.success, episode.steps)
 
 
 def run_rollouts(

@@ -72,26 +72,13 @@ class Pi05(nn.Module):
         self.final_norm = RMSNorm(config.backbone.width)
         self.action: ActionEnds | None = None
         if expert:
-            self._build_expert()
-
-    def _build_expert(self) -> None:
-        for layer in self._layers():
-            layer.expert = GemmaBlock(self.config.expert, self.config, adaptive=True)
-        self.action = ActionEnds(self.config)
+            for layer in self._layers():
+                layer.expert = GemmaBlock(config.expert, config, adaptive=True)
+            self.action = ActionEnds(config)
 
     def init_weights(self, seed: int) -> None:
         """Draws every parameter; the same seed gives the same weights, with or without the expert."""
         init_parameters(self, [name for name, _ in self.named_parameters()], seed)
-
-    def add_expert(self, seed: int) -> None:
-        """Gives a model built without it the expert that `init_weights(seed)` would have made."""
-        assert self.action is None, "the model has an expert already"
-        weight = self.embedding.weight
-        with torch.device(weight.device):
-            self._build_expert()
-        for _, parameter in self.expert_parameters():
-            parameter.data = parameter.data.to(weight.dtype)
-        init_parameters(self, [name for name, _ in self.expert_parameters()], seed)
 
     def backbone_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Named parameters of the vision tower and the backbone."""

@@ -1,39 +1,16 @@
-"""Closed-loop evaluation: the same robots that were recorded, as environments to reset and step."""
+"""Closed-loop evaluation: the tasks, played by the same robots that were recorded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
-from pi05_train.samples.schema import Sample
 from pi05_train.simulation.fetch import FETCH_TASKS, Fetch
 from pi05_train.simulation.fetch import SPEC as FETCH_SPEC
 from pi05_train.simulation.metaworld import SPEC as METAWORLD_SPEC
 from pi05_train.simulation.metaworld import MetaWorld
 from pi05_train.simulation.metaworld_tasks import METAWORLD_TASKS
 from pi05_train.simulation.robot import Robot, RobotSpec
-
-
-class Environment(Protocol):
-    """A task that a policy acts in. Samples are observations: images, state, task, description; no actions."""
-
-    max_steps: int
-
-    def reset(self, seed: int) -> Sample:
-        """Start the episode `seed`; the same seed gives the same episode."""
-        ...
-
-    def step(self, action: NDArray[np.float32]) -> tuple[Sample, bool, bool]:
-        """One control step of an [action_dim] command: the new observation, success, and whether the episode ends."""
-        ...
-
-    def close(self) -> None:
-        """Free the renderer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +35,7 @@ def _tasks() -> dict[str, EvaluationTask]:
 
 
 EVALUATION_TASKS: dict[str, EvaluationTask] = _tasks()
-"""Every task `make_environment` knows, by name (`fetch-reach`, `metaworld-drawer-open`, ...)."""
+"""Every task `make_robot` knows, by name (`fetch-reach`, `metaworld-drawer-open`, ...)."""
 
 
 def make_robot(task: str, image_size: int) -> Robot:
@@ -70,8 +47,3 @@ def make_robot(task: str, image_size: int) -> Robot:
     if task in FETCH_TASKS:
         return Fetch(task, image_size)
     return MetaWorld(task.removeprefix("metaworld-"), image_size)
-
-
-def make_environment(task: str, image_size: int) -> Environment:
-    """The environment of one of `EVALUATION_TASKS`, with square pictures of `image_size` pixels."""
-    return make_robot(task, image_size)

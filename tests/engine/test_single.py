@@ -166,26 +166,6 @@ def test_non_finite_sample_is_named_and_nothing_moves() -> None:
     assert engine.train_step([tiny_batch([0, 1])], learning_rate=1e-3).loss > 0, "old gradients are gone"
 
 
-def test_evaluation_model_holds_the_average_only_while_entered() -> None:
-    engine = tiny_engine()
-    for _, micro_batches in zip(range(3), tiny_loader(0), strict=False):
-        engine.train_step(micro_batches, learning_rate=1e-2)
-    raw, average = weights(engine), flat(engine.state()["ema"])
-    for ema, expected in ((True, average), (False, raw)):
-        with engine.evaluation_model(ema=ema) as model:
-            assert not model.training
-            assert all(torch.equal(p, expected[name]) for name, p in model.named_parameters())
-        assert model.training
-    assert all(torch.equal(value, raw[name]) for name, value in weights(engine).items())
-    assert all(torch.equal(value, average[name]) for name, value in flat(engine.state()["ema"]).items())
-
-
-def test_average_is_refused_where_none_is_kept() -> None:
-    engine = tiny_engine(optimizer=replace(OPTIMIZER, ema_decay=None))
-    with pytest.raises(UserError, match="ema_decay"), engine.evaluation_model(ema=True):
-        pass
-
-
 def test_state_moves_to_a_fresh_engine() -> None:
     engine, loader = tiny_engine(), tiny_loader(0)
     for _ in range(2):

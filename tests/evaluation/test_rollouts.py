@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pi05_train.errors import UserError
 from pi05_train.evaluation import rollouts
 from pi05_train.evaluation.results import RolloutResult
-from pi05_train.evaluation.rollouts import FIRST_SEED, ZeroActions, rollout, run_rollouts, summarise
+from pi05_train.evaluation.rollouts import FIRST_SEED, ZeroActions, run_rollouts, summarise
 from pi05_train.samples.schema import Sample
 from pi05_train.simulation.environments import EVALUATION_TASKS, EvaluationTask
 
@@ -89,21 +89,6 @@ def test_running_side_by_side_changes_no_result() -> None:
     assert run(Wanderer(), 4) == run(Wanderer(), 100) == one_by_one
     assert {result.success for result in one_by_one} == {True, False}
     assert [(r.task, r.seed) for r in one_by_one] == [(t, FIRST_SEED + i) for t in "abc" for i in range(5)]
-
-
-def test_a_single_rollout_is_the_same_episode() -> None:
-    for result in run(Wanderer(), 3):
-        world = Line(result.task, 64)
-        alone = rollout(
-            Wanderer(),
-            world,
-            source=result.source,
-            task=result.task,
-            seed=result.seed,
-            max_steps=40,
-            execute_steps=4,
-        )
-        assert alone == result
 
 
 def test_one_call_plans_for_all_and_no_two_plans_of_a_task_share_their_noise() -> None:

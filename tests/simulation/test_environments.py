@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pi05_train.errors import UserError
-from pi05_train.simulation.environments import EVALUATION_TASKS, make_environment, make_robot
+from pi05_train.simulation.environments import EVALUATION_TASKS, make_robot
 from pi05_train.simulation.fetch import Fetch
 from pi05_train.simulation.metaworld import MetaWorld
 
@@ -84,4 +84,4 @@ def test_every_evaluation_task_names_a_source_and_a_limit() -> None:
 
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(UserError, match="fetch-reach"):
-        make_environment("fetch-juggle", SIZE)
+        make_robot("fetch-juggle", SIZE)
