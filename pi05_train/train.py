@@ -60,6 +60,7 @@ def train(config: Config) -> Path:
         schedule=config.schedule,
         checkpoint=config.checkpoint,
         log_every_steps=config.logger.every_steps,
+        kinds={name: card.kind for name, card in mixture.cards.items()},
         model=config.model,
     )
     fingerprints = {name: mixture.indexes[name].fingerprint for name in mixture.names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -38,6 +38,8 @@ class Plan:
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
     log_every_steps: int
+    kinds: Mapping[str, str]
+    """Kind of each source, for losses per kind."""
     model: ModelConfig
 
 
@@ -72,7 +74,7 @@ def fit(
             done += 1
             view.show(done, result.loss, speed.samples_per_second)
             if done == plan.steps or done % plan.log_every_steps == 0:
-                row = {"step": done - 1, "learning_rate": rate} | losses.row() | speed.row()
+                row = {"step": done - 1, "learning_rate": rate} | losses.row(plan.kinds) | speed.row()
                 folder.append_metrics(row)
                 for tracker in trackers:
                     tracker.log(row)

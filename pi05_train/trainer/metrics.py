@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -48,8 +48,9 @@ class Losses:
             self.samples[source] = self.samples.get(source, 0) + count
         self.tokens += result.tokens
 
-    def row(self) -> Row:
-        """Means over the steps since the last row; realised shares, samples and tokens since the run began."""
+    def row(self, kinds: Mapping[str, str]) -> Row:
+        """Means over the steps since the last row, per source and per kind (`kinds`: source to kind); realised shares,
+        samples and tokens since the run began."""
         row: Row = {"loss/total": self.loss / self.steps, "gradient_norm/backbone": self.backbone_norm / self.steps}
         if self.expert_steps:
             row["gradient_norm/expert"] = self.expert_norm / self.expert_steps
@@ -57,6 +58,10 @@ class Losses:
             if (overall := mean(tallies)) is not None:
                 row[f"loss/{term}"] = overall
             row |= {f"loss/{term}/{source}": t.total / t.count for source, t in sorted(tallies.items())}
+            for kind in sorted({kinds[source] for source in tallies}):
+                of_kind = mean({source: tally for source, tally in tallies.items() if kinds[source] == kind})
+                assert of_kind is not None
+                row[f"kind/{term}/{kind}"] = of_kind
         total = sum(self.samples.values())
         row |= {f"share/{source}": count / total for source, count in sorted(self.samples.items())}
         return row | {"samples": total, "tokens": self.tokens}

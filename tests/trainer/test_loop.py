@@ -35,6 +35,7 @@ PLAN = Plan(
     schedule=ScheduleConfig("warmup_cosine", 2, STEPS, 1e-3),
     checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
     log_every_steps=2,
+    kinds={"arm": "ME", "web": "WD"},
     model=TINY,
 )
 

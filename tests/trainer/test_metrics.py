@@ -15,6 +15,7 @@ from pi05_train.trainer.flops import training_flops
 from pi05_train.trainer.metrics import Losses, Speed
 from tests.engine.tiny import TINY, tiny_batch
 
+KINDS = {"arm": "ME", "web": "WD", "page": "WD"}
 STEP = StepResult(
     loss=3.0,
     text={"arm": Tally(4.0, 2), "web": Tally(6.0, 1)},
@@ -30,13 +31,16 @@ def test_losses_are_means_over_segments_of_the_window_and_shares_over_the_run() 
     losses = Losses()
     losses.add(STEP)
     losses.add(replace(STEP, loss=5.0, text={"web": Tally(2.0, 3)}, flow={}, samples={"web": 3}, expert_norm=None))
-    assert losses.row() == {
+    assert losses.row(KINDS) == {
         "loss/total": 4.0,
         "loss/text": 12.0 / 6,
         "loss/text/arm": 2.0,
         "loss/text/web": 2.0,
         "loss/flow": 0.5,
         "loss/flow/arm": 0.5,
+        "kind/text/ME": 2.0,
+        "kind/text/WD": 2.0,
+        "kind/flow/ME": 0.5,
         "gradient_norm/backbone": 0.5,
         "gradient_norm/expert": 2.0,
         "share/arm": 1 / 3,
@@ -46,11 +50,17 @@ def test_losses_are_means_over_segments_of_the_window_and_shares_over_the_run() 
     }
     losses = losses.restart()
     losses.add(replace(STEP, text={}, flow={}, samples={"arm": 6}, expert_norm=None))
-    row = losses.row()
+    row = losses.row(KINDS)
     assert row["loss/total"] == 3.0
     assert row["share/arm"] == 8 / 12
     assert row["samples"] == 12
     assert not {"loss/text", "loss/flow", "gradient_norm/expert"} & row.keys(), "what did not occur is absent"
+
+
+def test_a_kind_is_the_mean_over_the_segments_of_all_its_sources() -> None:
+    losses = Losses()
+    losses.add(replace(STEP, text={"web": Tally(6.0, 1), "page": Tally(3.0, 2)}))
+    assert losses.row(KINDS)["kind/text/WD"] == 9.0 / 3
 
 
 numbers = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -69,7 +79,7 @@ def test_a_checkpoint_keeps_the_sums_to_the_bit(steps: list[tuple[float, float, 
     resumed = Losses.from_state(json.loads(json.dumps(first.state())))
     for result in results[cut:]:
         resumed.add(result)
-    assert resumed.row() == whole.row()
+    assert resumed.row(KINDS) == whole.row(KINDS)
     assert resumed == whole
 
 

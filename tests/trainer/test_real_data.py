@@ -75,6 +75,7 @@ class World:
             schedule=ScheduleConfig("warmup_constant", 1, 0, 0.0),
             checkpoint=CheckpointConfig(every_steps=2, keep_last=3),
             log_every_steps=1,
+            kinds={name: card.kind for name, card in self.mixture.cards.items()},
             model=self.processor.model,
         )
 
