@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pi05_train.checkpoint.run_state import latest
 from pi05_train.checkpoint.weights import load_weights
-from pi05_train.config.build import build_processor, save_statistics, shard_statistics
+from pi05_train.config.build import build_processor, fingerprints, save_statistics, shard_statistics
 from pi05_train.config.compose import compose, to_yaml
 from pi05_train.config.schema import Config
 from pi05_train.data.loader import make_loader
@@ -63,8 +63,8 @@ def train(config: Config) -> Path:
         kinds={name: card.kind for name, card in mixture.cards.items()},
         model=config.model,
     )
-    fingerprints = {name: mixture.indexes[name].fingerprint for name in mixture.names}
-    with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=fingerprints) as folder:
+    data = {name: mixture.indexes[name].fingerprint for name in mixture.names} | fingerprints(config, statistics)
+    with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
         save_statistics(folder.path, statistics)
         (folder.path / "mixture.json").write_text(json.dumps(mixture.describe(), indent=1) + "\n")
         trackers = make_trackers(config.logger, folder.path, asdict(config))

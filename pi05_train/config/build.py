@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from pi05_train.config.schema import Config
@@ -9,6 +11,7 @@ from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import NormStats, read_norm_stats, write_norm_stats
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
+from pi05_train.tokenization.manifest import tokenizer_fingerprint
 from pi05_train.tokenization.tokens import Tokens
 
 Statistics = dict[str, dict[str, NormStats]]
@@ -38,6 +41,18 @@ def save_statistics(run: Path, statistics: Statistics) -> None:
 def run_statistics(run: Path) -> Statistics:
     """The statistics a run folder keeps."""
     return {path.parent.name: read_norm_stats(path) for path in sorted((run / "assets").glob("*/norm_stats.json"))}
+
+
+def fingerprints(config: Config, statistics: Statistics) -> dict[str, str]:
+    """sha256 of what besides the shards decides the numbers of a run: tokenizers and statistics."""
+    found = {
+        "tokenizer.text": tokenizer_fingerprint(config.tokenizer.text, "text"),
+        "tokenizer.fast": tokenizer_fingerprint(config.tokenizer.fast, "fast"),
+    }
+    for name, stats in statistics.items():
+        content = {key: [getattr(of, part).tolist() for part in ("q01", "q99")] for key, of in stats.items()}
+        found[f"{name}/norm_stats.json"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return found
 
 
 def build_processor(config: Config, statistics: Statistics) -> Processor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,13 @@ def read_manifest(folder: Path, type_: Literal["text", "fast"]) -> Manifest:
             do="name another folder or correct the manifest",
         )
     return found
+
+
+def tokenizer_fingerprint(name_or_path: str | Path, type_: Literal["text", "fast"]) -> str:
+    """sha256 of everything that decides a tokenizer's ids, wherever it lies."""
+    manifest = read_manifest(resolve_tokenizer(name_or_path), type_)
+    content = [{name: entry.sha256 for name, entry in manifest.files.items()}, manifest.settings]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_tokenizer(

@@ -16,8 +16,12 @@ import yaml
 from pi05_train.errors import UserError
 from pi05_train.trainer.code_version import code_version
 
-MAY_CHANGE = ("run.steps", "run.folder", "logger", "checkpoint", "evaluation")
-"""Keys a resumed run may change: its length, where it stands, who watches it. Anything else is another run."""
+MAY_CHANGE = (
+    *("run.steps", "run.folder", "data.root", "data.workers", "tokenizer"),
+    *("logger", "checkpoint", "evaluation"),
+)
+"""Keys a resumed run may change: its length, where things stand (fingerprints say that they are the same things), who
+watches it. Anything else is another run."""
 
 
 class RunFolder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -58,3 +59,16 @@ def test_mixture_prints_every_source(workspace: Workspace, capsys: pytest.Captur
     assert main(["data", "mixture", *workspace.overrides("pretrain")]) == 0
     printed = capsys.readouterr().out
     assert all(f"toy_{name}" in printed for name in ("mobile", "arm", "subtasks", "web", "verbal"))
+
+
+def test_a_run_goes_on_after_its_data_moved_but_not_with_other_tokenizers(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *workspace.overrides("pretrain")]) == 0
+    moved = replace(workspace, data=workspace.data.rename(workspace.root / "moved"))
+    assert main(["train", *moved.overrides("pretrain", "run.steps=4")]) == 0
+    sizes = ["--pieces", "350", "--fast-size", "290"]
+    assert main(["tokenizer", "fit", str(moved.tokenizers), *moved.overrides("pretrain"), *sizes]) == 0
+    capsys.readouterr()
+    assert main(["train", *moved.overrides("pretrain", "run.steps=5")]) == 2
+    assert "fingerprint of tokenizer" in capsys.readouterr().err
