@@ -59,6 +59,8 @@ def demo(folder: str) -> None:
             phase.run()
         finally:
             _add_seconds(root, phase.name, time.monotonic() - begin)
+        if not phase.done():  # SIGTERM: training has saved and returned
+            raise KeyboardInterrupt
     console.rule("Results", align="left")
     for stage in STAGES:
         console.print(results_table(read_evaluation(root / stage)))

@@ -49,6 +49,12 @@ def test_phases_that_are_done_are_skipped_and_an_interrupted_one_is_taken_up_aga
     assert json.loads((tmp_path / "report.json").read_text())["seconds"].keys() == {"first", "second", "third"}
 
 
+def test_a_phase_that_returns_early_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    after = module.Phase("after", "", lambda: pytest.fail("the next phase ran"), lambda: False)
+    monkeypatch.setattr(module, "_phases", lambda _: [module.Phase("early", "", lambda: None, lambda: False), after])
+    assert main(["demo", "--folder", str(tmp_path)]) == 130
+
+
 @pytest.mark.slow
 def test_the_demo_beats_its_baselines_on_every_source(tmp_path: Path) -> None:
     """Held-out cross-entropy of every source, and the flow action error, against fresh weights and constants."""
