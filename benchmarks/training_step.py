@@ -90,6 +90,7 @@ def draw_batch(shapes: list[Shape], config: ModelConfig, rng: random.Random) -> 
         action_mask_AHD=torch.ones(chunk, dtype=torch.bool),
         noise_AKHD=torch.randn(chunk)[:, None],
         time_AK=torch.rand(len(acting), 1),
+        states_BD=torch.zeros(len(shapes), config.action_dim),
         segments=tuple(SegmentInfo("random", "CE", str(s), s) for s in range(len(shapes))),
     )
 
@@ -184,8 +185,9 @@ def padded_forward(model: Pi05, batch: PaddedBatch) -> Output:
     text = model.embedding(batch.token_ids_BS) * model.config.backbone.width**0.5
     images = model.vision(batch.images).unflatten(0, (-1, CAMERAS)).flatten(1, 2)
     x = torch.cat([images, text[:, images.shape[1] :]], dim=1)
-    chunk = action.embed(noisy_actions(packed.actions_AHD, packed.noise_AKHD, packed.time_AK)[:, 0])
-    condition = action.condition(packed.time_AK[:, 0])
+    noisy = noisy_actions(packed.actions_AHD, packed.noise_AKHD, packed.time_AK)[:, 0]
+    chunk, condition = action.embed(noisy, packed.time_AK[:, 0], packed.states_BD[list(packed.action_segments)])
+    assert condition is not None
     for layer in model.layers:
         assert isinstance(layer, JointBlock)
         x, chunk = padded_layer(layer, x, chunk, condition, batch)

@@ -6,6 +6,7 @@ from pi05_train.checkpoint.config import check_checkpoint
 from pi05_train.config.run_parts import check_run_parts
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
+from pi05_train.model.config import FAMILIES
 from pi05_train.samples.card import check_card
 
 
@@ -35,6 +36,21 @@ def _check_model(config: Config) -> None:
             expected=f"a multiple of model.vision.heads={vision.heads}",
             do="change one of them",
         )
+    if model.family not in FAMILIES:
+        raise UserError(
+            "model.family", got=repr(model.family), expected="one of " + ", ".join(FAMILIES), do="change it"
+        )
+    if model.max_prompt_tokens < 1:
+        raise UserError(
+            "model.max_prompt_tokens", got=model.max_prompt_tokens, expected="at least 1", do="raise it (openpi: 200)"
+        )
+    if model.family == "pi0_fast" and config.stage.objective.expert:
+        raise UserError(
+            "model.family",
+            got="pi0_fast with an action expert",
+            expected="stage.objective.expert=false: pi0-FAST writes actions as tokens",
+            do="use stage=pi0_fast, or another model",
+        )
     if model.head_dim % 2:
         raise UserError(
             "model.head_dim", got=model.head_dim, expected="an even number (RoPE turns pairs)", do="change it"
@@ -63,6 +79,10 @@ def _check_objective(config: Config) -> None:
             expected="false when stage.objective.expert=false",
             do="there is nothing to insulate; set it to false",
         )
+    if not objective.text and objective.alpha == 0:
+        raise UserError(
+            "stage.objective.text", got="false with alpha=0", expected="a loss", do="set text=true or alpha above 0"
+        )
     if objective.flow_draws < 1:
         raise UserError("stage.objective.flow_draws", got=objective.flow_draws, expected="1 or more", do="change it")
 
@@ -86,6 +106,20 @@ def _check_mixture(config: Config) -> None:
                 got=entry.weight,
                 expected="a positive share",
                 do=f"to leave the source out set mixture.sources.{name}.enabled=false",
+            )
+        if not config.stage.objective.text and not entry.card.has_actions:
+            raise UserError(
+                f"mixture.sources.{name}",
+                got=f"kind {entry.card.kind} in a stage without text",
+                expected="sources with actions (MM, ME, CE): stage.objective.text=false trains nothing else",
+                do=f"set mixture.sources.{name}.enabled=false",
+            )
+        if config.model.state_token and entry.card.state_dim > config.model.action_dim:
+            raise UserError(
+                f"mixture.sources.{name}.card.state_dim",
+                got=entry.card.state_dim,
+                expected=f"at most model.action_dim={config.model.action_dim}, the width of pi0's state token",
+                do="choose a wider model",
             )
         if entry.card.action_dim > config.model.action_dim:
             raise UserError(

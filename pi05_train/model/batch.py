@@ -1,7 +1,8 @@
 """The packed batch: the network's only input.
 
 Shape letters: B segments (one per example), N backbone rows = sum of prefix and target lengths, I images,
-V image tokens = I * tokens_per_image, L labels, A segments with actions, K flow draws, H horizon, D action dims.
+V image tokens = I * tokens_per_image, L labels, A segments with actions, K flow draws, H horizon, D action dims
+(states are padded to as many).
 
 The backbone stream holds, segment after segment, the prefix (image tokens, then prompt tokens) followed by the
 target. Nothing is padded and no mask exists: lengths say everything.
@@ -56,6 +57,8 @@ class Batch:
     noise_AKHD: Tensor
     time_AK: Tensor
     """Flow time in (0, 1]: 1 is noise, 0 is data."""
+    states_BD: Tensor
+    """float32, normalised and zero padded; zeros where there is none. Only a model with a state token looks at it."""
     segments: tuple[SegmentInfo, ...]
 
     @property

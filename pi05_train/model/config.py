@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FAMILIES = ("pi05", "pi0", "pi0_fast")
+"""pi05: the state is text in the prompt, the flow time modulates the expert's norms. pi0: the state is a token of the
+expert, the flow time is mixed into the action tokens. pi0_fast: no expert, actions are FAST tokens only."""
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -47,3 +51,20 @@ class ModelConfig:
     """Width of the padded action vector; no source may have more dimensions."""
     action_horizon: int
     """Steps of an action chunk (paper: 50)."""
+    family: str = "pi05"
+    """One of `FAMILIES`."""
+    max_prompt_tokens: int = 200
+    """Longer prompts are cut on the right, with a warning (openpi: 200 for pi0.5, 48 for pi0, 250 for pi0-FAST)."""
+    pi0_fast_quirks: bool = False
+    """Published pi0-FAST weights only: generated tokens skip one position after the prompt, and a declared camera
+    that a sample lacks is a black picture (elsewhere it is absent from the sequence)."""
+
+    @property
+    def state_token(self) -> bool:
+        """Whether a token with the continuous state stands before the actions."""
+        return self.family == "pi0"
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of the expert's stream per chunk."""
+        return self.action_horizon + self.state_token

@@ -1,4 +1,4 @@
-"""Gemma's parts, used twice: by the backbone with RMSNorm and by the action expert with its adaptive form.
+"""Gemma's parts, used twice: by the backbone with RMSNorm and by pi0.5's action expert with its adaptive form.
 
 Source: openpi models/gemma.py. No biases, RoPE on halves (not interleaved), GeGLU with the tanh approximation.
 
@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        assert condition is None, "the backbone's norm takes no condition"
+        assert condition is None, "this norm takes no condition"
         weight = 1 + at_least_float32(self.scale)
         return functional.rms_norm(at_least_float32(x), x.shape[-1:], weight, _EPSILON).to(x.dtype), None
 
@@ -74,7 +74,7 @@ class AdaptiveRMSNorm(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        assert condition is not None, "the expert's norm needs its condition"
+        assert condition is not None, "this norm needs a condition"
         scale, shift, gate = self.modulation(condition.to(x.dtype)).chunk(3, dim=-1)
         return (_normalised(x) * (1 + scale) + shift).to(x.dtype), gate
 

@@ -2,7 +2,7 @@
 
 Both towers of a layer live in one module, so that an engine shards and checkpoints them as one unit.
 
-Shape letters: N rows of the backbone's stream, G chunks (segment with actions x flow draw), H horizon, W width,
+Shape letters: N rows of the backbone's stream, G chunks (segment with actions x flow draw), H rows of a chunk, W width,
 R key-value heads, E head_dim.
 """
 
@@ -49,8 +49,8 @@ class JointBlock(nn.Module):
         assert memory is not None
         if chunk_GHW is not None:
             assert expert_plan is not None
-            assert condition_GW is not None
-            chunk_GHW = self._expert(chunk_GHW, condition_GW[:, None], memory, expert_plan, insulation=insulation)
+            condition = None if condition_GW is None else condition_GW[:, None]
+            chunk_GHW = self._expert(chunk_GHW, condition, memory, expert_plan, insulation=insulation)
         return x_NW, chunk_GHW, memory
 
     def _backbone(self, x_NW: Tensor, plan: BackbonePlan, memory: KeysValues | None) -> tuple[Tensor, KeysValues]:
@@ -67,7 +67,7 @@ class JointBlock(nn.Module):
         return block.finish(x_NW, attended, None, None), (k, v)
 
     def _expert(
-        self, chunk_GHW: Tensor, condition: Tensor, memory: KeysValues, plan: ExpertPlan, *, insulation: bool
+        self, chunk_GHW: Tensor, condition: Tensor | None, memory: KeysValues, plan: ExpertPlan, *, insulation: bool
     ) -> Tensor:
         block = self.expert
         assert block is not None, "this model was built without an action expert"
@@ -76,7 +76,6 @@ class JointBlock(nn.Module):
         k, v = block.keys_values(normed, plan.rotation)
         # Knowledge insulation is these two detaches and nothing else (KI paper, equations 5 and 6).
         seen_k, seen_v = (x.detach() for x in memory) if insulation else memory
-        attended = attend(
-            q.flatten(0, 1), torch.cat([seen_k, k.flatten(0, 1)]), torch.cat([seen_v, v.flatten(0, 1)]), plan.call
-        )
-        return block.finish(chunk_GHW, attended[plan.order].view(q.shape), gate, condition)
+        rows, k, v = q.flatten(0, 1), torch.cat([seen_k, k.flatten(0, 1)]), torch.cat([seen_v, v.flatten(0, 1)])
+        attended = torch.cat([attend(rows, k, v, call) for call in plan.calls])[plan.order]
+        return block.finish(chunk_GHW, attended.view(q.shape), gate, condition)

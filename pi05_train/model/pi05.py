@@ -1,6 +1,7 @@
-"""The whole network: vision tower, backbone and action expert, assembled.
+"""The whole network: vision tower, backbone and action expert, assembled; pi0.5 and, by `ModelConfig.family`, the
+models it came from: pi0 and pi0-FAST.
 
-Source: pi0.5 paper section IV, openpi models/pi0.py. Parameter names map one to one to openpi's tree.
+Source: pi0.5 paper section IV, openpi models/pi0.py and pi0_fast.py. Parameter names map one to one to openpi's tree.
 
 Shape letters: B segments, N backbone rows, V image tokens, L labels, A segments with actions, K flow draws,
 G = A * K chunks, H horizon, D action dims, W width.
@@ -9,14 +10,14 @@ G = A * K chunks, H horizon, D action dims, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pi05_train.model.action import ActionEnds
+from pi05_train.model.action import ActionEnds, action_ends
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig
 from pi05_train.model.flow import noisy_actions
@@ -55,16 +56,18 @@ class PrefixCache:
     rotation: Rotation
     last_logits_BV: Tensor
     """Scores of the first target token."""
+    states_BD: Tensor
     expert_plan: ExpertPlan | None
     decoded: int = 0
     """Target tokens appended so far, per segment."""
 
 
 class Pi05(nn.Module):
-    """pi0.5 with (`expert=True`) or without its action expert."""
+    """pi0.5 (or another family) with (`expert=True`) or without its action expert."""
 
     def __init__(self, config: ModelConfig, *, expert: bool) -> None:
         super().__init__()
+        assert not (expert and config.family == "pi0_fast"), "pi0-FAST has no action expert"
         self.config = config
         self.vision = VisionTower(config.vision, config.backbone.width)
         self.embedding = nn.Embedding(config.vocab_size, config.backbone.width)
@@ -73,8 +76,8 @@ class Pi05(nn.Module):
         self.action: ActionEnds | None = None
         if expert:
             for layer in self._layers():
-                layer.expert = GemmaBlock(config.expert, config, adaptive=True)
-            self.action = ActionEnds(config)
+                layer.expert = GemmaBlock(config.expert, config, adaptive=not config.state_token)
+            self.action = action_ends(config)
 
     def init_weights(self, seed: int) -> None:
         """Draws every parameter; the same seed gives the same weights, with or without the expert."""
@@ -100,10 +103,10 @@ class Pi05(nn.Module):
         x: Tensor | None = self._embed(batch)
         chunk = condition = actions = None
         if self.action is not None:
-            chunk, condition = self._embed_actions(self.action, batch)
             draws = batch.time_AK.shape[1]
             chunk_segments = [s for s in batch.action_segments for _ in range(draws)]
-            actions = expert_plan(segments, chunk_segments, self.config.action_horizon, self.config.head_dim, by)
+            chunk, condition = self._embed_actions(self.action, batch, chunk_segments)
+            actions = self._expert_plan(segments, chunk_segments, by)
         for index, layer in enumerate(self.layers):
             is_last = index == self.config.depth - 1
             x, chunk, _ = layer(x, chunk, condition, last if is_last else plan, actions, insulation=insulation)
@@ -113,7 +116,6 @@ class Pi05(nn.Module):
         if self.action is None:
             return Output(logits, None)
         assert chunk is not None
-        assert condition is not None
         return Output(logits, self.action.velocity(chunk, condition).view(batch.noise_AKHD.shape))
 
     @torch.no_grad()
@@ -131,14 +133,19 @@ class Pi05(nn.Module):
             memory.append(seen)
         actions = None
         if self.action is not None:
-            chunks = range(batch.num_segments)
-            actions = expert_plan(segments, chunks, self.config.action_horizon, self.config.head_dim, by)
-        return PrefixCache(segments, memory, by, self._logits(x), actions)
+            actions = self._expert_plan(segments, range(batch.num_segments), by)
+        return PrefixCache(segments, memory, by, self._logits(x), batch.states_BD, actions)
 
     @torch.no_grad()
     def decode(self, cache: PrefixCache, token_ids_B: Tensor) -> Tensor:
         """Appends one target token per segment and returns the scores of the next one, [B, vocab_size]."""
-        plan = decode_plan(cache.segments, cache.decoded, self.config.head_dim, cache.rotation)
+        plan = decode_plan(
+            cache.segments,
+            cache.decoded,
+            self.config.head_dim,
+            cache.rotation,
+            skipped_positions=int(self.config.pi0_fast_quirks),
+        )
         x = self._embed_text(token_ids_B)
         for index, layer in enumerate(self.layers):
             x, _, cache.memory[index] = layer(x, None, None, plan, None, cache.memory[index])
@@ -149,8 +156,8 @@ class Pi05(nn.Module):
     def velocity(self, cache: PrefixCache, x_BHD: Tensor, time_B: Tensor) -> Tensor:
         """Velocity [B, H, D] of noisy chunks at flow times, given their cached prefixes; decoded tokens are unseen."""
         assert self.action is not None, "this model was built without an action expert"
-        condition = self.action.condition(time_B)
-        chunk = self._to_compute(self.action.embed(x_BHD))
+        embedded, condition = self.action.embed(x_BHD, time_B, cache.states_BD)
+        chunk = self._to_compute(embedded)
         rows = cache.segments.rows
         for layer, (k, v) in zip(self.layers, cache.memory, strict=True):
             _, chunk, _ = layer(None, chunk, condition, None, cache.expert_plan, (k[:rows], v[:rows]))
@@ -163,6 +170,10 @@ class Pi05(nn.Module):
 
     def _rotation(self, positions_N: Tensor) -> Rotation:
         return rotation(positions_N, self.config.head_dim, self.embedding.weight.dtype)
+
+    def _expert_plan(self, segments: Segments, chunk_segments: Sequence[int], by: Rotation) -> ExpertPlan:
+        horizon, head_dim, state_token = self.config.action_horizon, self.config.head_dim, self.config.state_token
+        return expert_plan(segments, chunk_segments, horizon, head_dim, by, state_token=state_token)
 
     def _to_compute(self, x: Tensor) -> Tensor:
         return x.to(compute_dtype(self.embedding.weight))
@@ -177,10 +188,14 @@ class Pi05(nn.Module):
         images = self.vision(batch.images_ICHW).flatten(0, 1)
         return text.index_copy(0, batch.image_rows_V, images.to(text.dtype))
 
-    def _embed_actions(self, action: ActionEnds, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Tokens [G, H, W] and conditions [G, W] of the noisy chunks."""
+    def _embed_actions(
+        self, action: ActionEnds, batch: Batch, chunk_segments: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows [G, rows, W] and conditions [G, W] of the noisy chunks."""
         noisy = noisy_actions(batch.actions_AHD, batch.noise_AKHD, batch.time_AK).flatten(0, 1)
-        return self._to_compute(action.embed(noisy)), action.condition(batch.time_AK.flatten())
+        segments = torch.tensor(chunk_segments, dtype=torch.int64).to(batch.states_BD.device, non_blocking=True)
+        chunk, condition = action.embed(noisy, batch.time_AK.flatten(), batch.states_BD[segments])
+        return self._to_compute(chunk), condition
 
     def _logits(self, rows: Tensor) -> Tensor:
         normed, _ = self.final_norm(rows)

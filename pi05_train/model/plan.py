@@ -2,7 +2,8 @@
 
 The backbone's stream holds, segment after segment, the prefix and then the target. The action expert's stream holds
 one chunk of H rows per (segment with actions, flow draw). Actions see the prefix and their own chunk, never targets;
-nothing sees actions. Source: pi0.5 paper appendix E; the three calls are exact, no mask is lost.
+nothing sees actions. Source: pi0.5 paper appendix E; the three calls are exact, no mask is lost. pi0 has a state token
+before its actions that sees the prefix and itself alone: a fourth call.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ class BackbonePlan:
 class ExpertPlan:
     """What the action expert does in every layer. Key rows count the backbone's rows first, then the expert's."""
 
-    call: RaggedCall
+    calls: tuple[RaggedCall, ...]
     order: Tensor
-    """Brings the call's output into the order of the chunks."""
+    """Brings the calls' outputs, one after the other, into the order of the chunks."""
     rotation: Rotation
-    """[G, H, 1, E/2]: chunks start right after their prefix, parallel to the target."""
+    """[G, rows, 1, E/2]: chunks start right after their prefix, parallel to the target."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,13 @@ def last_backbone_plan(segments: Segments, rotation: Rotation, predictions: Sequ
     return BackbonePlan((call,), rotation, call.query_rows_M.argsort(), rows)
 
 
-def decode_plan(segments: Segments, decoded: int, head_dim: int, like: Rotation) -> BackbonePlan:
+def decode_plan(
+    segments: Segments, decoded: int, head_dim: int, like: Rotation, *, skipped_positions: int = 0
+) -> BackbonePlan:
     """Call 2 against a cache: one new row per segment, after `decoded` earlier steps of one row per segment each.
 
-    Key rows count the cached prefix rows, then the rows of every step, this one included.
+    Key rows count the cached prefix rows, then the rows of every step, this one included. Positions go on where the
+    prefix ended, `skipped_positions` further.
     """
     device, count = like.cos.device, len(segments.prefix)
     keys = [
@@ -95,21 +99,35 @@ def decode_plan(segments: Segments, decoded: int, head_dim: int, like: Rotation)
         for s, (start, prefix) in enumerate(zip(segments.starts, segments.prefix, strict=True))
     ]
     call = ragged_call([(s, 1) for s in range(count)], keys, causal=True, device=device)
-    positions = torch.tensor(segments.prefix, dtype=torch.int64).to(device, non_blocking=True) + decoded
+    lengths = torch.tensor(segments.prefix, dtype=torch.int64).to(device, non_blocking=True)
+    positions = lengths + decoded + skipped_positions
     return BackbonePlan((call,), rotation(positions, head_dim, like.cos.dtype), call.query_rows_M.argsort())
 
 
 def expert_plan(
-    segments: Segments, chunk_segments: Sequence[int], horizon: int, head_dim: int, like: Rotation
+    segments: Segments,
+    chunk_segments: Sequence[int],
+    horizon: int,
+    head_dim: int,
+    like: Rotation,
+    *,
+    state_token: bool = False,
 ) -> ExpertPlan:
-    """Call 3: chunk g, of segment `chunk_segments[g]`, on that segment's prefix and on itself."""
-    device, starts = like.cos.device, segments.starts
-    chunks = [(g * horizon, horizon) for g in range(len(chunk_segments))]
-    keys = [
-        [(starts[s], segments.prefix[s]), (segments.rows + first, horizon)]
-        for s, (first, _) in zip(chunk_segments, chunks, strict=True)
-    ]
+    """Call 3: chunk g, of segment `chunk_segments[g]`, on that segment's prefix and on itself.
+
+    With a `state_token` every chunk begins with one row more, which the actions see and which sees no action.
+    """
+    device, starts, rows = like.cos.device, segments.starts, horizon + state_token
+    prefixes = [(starts[s], segments.prefix[s]) for s in chunk_segments]
+
+    def call(first: int, asking: int, answering: int) -> RaggedCall:
+        """In every chunk, `asking` rows from `first` on ask the prefix and the chunk's first `answering` rows."""
+        queries = [(g * rows + first, asking) for g in range(len(chunk_segments))]
+        keys = [[prefix, (segments.rows + g * rows, answering)] for g, prefix in enumerate(prefixes)]
+        return ragged_call(queries, keys, causal=False, device=device)
+
+    calls = (call(0, 1, 1), call(1, horizon, rows)) if state_token else (call(0, horizon, horizon),)
     first = torch.tensor([segments.prefix[s] for s in chunk_segments], dtype=torch.int64)
-    positions = (first[:, None] + torch.arange(horizon)).to(device, non_blocking=True)
-    call = ragged_call(chunks, keys, causal=False, device=device)
-    return ExpertPlan(call, call.query_rows_M.argsort(), rotation(positions, head_dim, like.cos.dtype))
+    positions = (first[:, None] + torch.arange(rows)).to(device, non_blocking=True)
+    order = torch.cat([each.query_rows_M for each in calls]).argsort()
+    return ExpertPlan(calls, order, rotation(positions, head_dim, like.cos.dtype))

@@ -18,5 +18,7 @@ class ObjectiveConfig:
     """Whether the network has an action expert."""
     flow_draws: int = 1
     """Pairs of noise and time per prefix and step; one in the paper."""
+    text: bool = True
+    """Whether targets (text, FAST tokens) are trained; without them no target stands in the sequence (pi0)."""
     openpi_exact: bool = False
     """Average the flow loss over padded dimensions and steps too, as openpi does."""

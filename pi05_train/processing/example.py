@@ -36,6 +36,8 @@ class Example:
     source: str
     kind: str
     key: str
+    state: NDArray[np.float32] | None = None
+    """[D] normalised, zero padded; None where the sample or the model has none."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def pack(
         labels_L=_long(labels),
         label_segments_L=_long([i for i, (_, _, t) in enumerate(lengths) for _ in range(t)]),
         **_pack_actions(examples, draws, model),
+        states_BD=_stack([_state(example, model) for example in examples], torch.float32, (model.action_dim,)),
         segments=tuple(
             SegmentInfo(source=e.source, kind=e.kind, key=e.key, draw=index)
             for e, index in zip(examples, draw_indices, strict=True)
@@ -112,9 +115,13 @@ def _pack_actions(examples: Sequence[Example], draws: Sequence[FlowDraws | None]
     }
 
 
+def _state(example: Example, model: ModelConfig) -> NDArray[np.float32]:
+    return np.zeros(model.action_dim, dtype=np.float32) if example.state is None else example.state
+
+
 def _stack(arrays: Sequence[NDArray[Any] | None], dtype: torch.dtype, tail: tuple[int, ...]) -> Tensor:
     found = [array for array in arrays if array is not None]
     assert len(found) == len(arrays), "an example with actions lacks its mask or its flow draws"
     stacked = torch.from_numpy(np.stack(found)).to(dtype)
-    assert not tail or stacked.shape[-2:] == tail, (stacked.shape, tail)
+    assert not tail or stacked.shape[-len(tail) :] == tail, (stacked.shape, tail)
     return stacked

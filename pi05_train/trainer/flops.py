@@ -59,10 +59,11 @@ def _attention(model: ModelConfig) -> float:
 
 
 def _expert(batch: Batch, model: ModelConfig) -> float:
-    width, horizon, draws = model.expert.width, model.action_horizon, batch.noise_AKHD.shape[1]
+    width, rows, draws = model.expert.width, model.chunk_rows, batch.noise_AKHD.shape[1]
     chunks = len(batch.action_segments) * draws
-    pairs = draws * horizon * sum(batch.prefix_lengths[i] + horizon for i in batch.action_segments)
+    pairs = draws * rows * sum(batch.prefix_lengths[i] + rows for i in batch.action_segments)
     per_row = model.depth * _block(model, model.expert) + 4 * model.action_dim * width
-    # Per chunk: the two time projections, and the modulation of two norms per layer and the last one.
-    per_chunk = 4 * width**2 + (2 * model.depth + 1) * 6 * width**2
-    return chunks * (horizon * per_row + per_chunk) + pairs * _attention(model)
+    # Per chunk: pi0 mixes the time into every action (two matrices, the first twice as high); pi0.5 projects it twice
+    # and modulates two norms per layer and the last one.
+    mixing, modulation = 6 * width**2 * model.action_horizon, 4 * width**2 + (2 * model.depth + 1) * 6 * width**2
+    return chunks * (rows * per_row + (mixing if model.state_token else modulation)) + pairs * _attention(model)

@@ -37,6 +37,7 @@ class Segment:
     mask_HD: Tensor
     noise_KHD: Tensor
     time_K: Tensor
+    state_D: Tensor
 
 
 def segment(
@@ -51,7 +52,8 @@ def segment(
     chunk = torch.randn(horizon, dim, generator=random)
     mask = torch.rand(horizon, dim, generator=random) < 0.7
     ids = torch.randint(4, config.vocab_size, (prompt + target,), generator=random).tolist()
-    return Segment(images, tuple(ids[:prompt]), tuple(ids[prompt:]), chunk if actions else None, mask, noise, time)
+    target_ids, state = tuple(ids[prompt:]), torch.randn(dim, generator=random)
+    return Segment(images, tuple(ids[:prompt]), target_ids, chunk if actions else None, mask, noise, time, state)
 
 
 def random_segments(seed: int, *, draws: int = 1) -> list[Segment]:
@@ -107,6 +109,7 @@ def pack(segments: Sequence[Segment], config: ModelConfig = TINY) -> Batch:
         ),
         noise_AKHD=torch.cat([torch.zeros(0, draws, *shape), *(segments[i].noise_KHD[None] for i in acting)]),
         time_AK=torch.cat([torch.zeros(0, draws), *(segments[i].time_K[None] for i in acting)]),
+        states_BD=torch.stack([s.state_D for s in segments]),
         segments=tuple(SegmentInfo("made", "CE", f"{i:08d}_000000", i) for i in range(len(segments))),
     )
 

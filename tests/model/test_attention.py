@@ -15,19 +15,23 @@ from pi05_train.model.plan import Segments, backbone_plan, expert_plan, last_bac
 HEADS, KV_HEADS, HEAD_DIM, HORIZON = 4, 2, 6, 3
 
 
-def dense_mask(segments: Segments, chunk_segments: list[int]) -> Tensor:
-    """[rows, rows] bool, written row by row from the paper's table: backbone rows first, then the chunks'."""
+def dense_mask(segments: Segments, chunk_segments: list[int], *, state_token: bool = False) -> Tensor:
+    """[rows, rows] bool, written row by row from the paper's table: backbone rows first, then the chunks'.
+
+    With `state_token` the first row of a chunk is pi0's state: the actions see it, it sees none of them.
+    """
     rows = [
         (s, "prefix" if i < prefix else "target", i)
         for s, (prefix, target) in enumerate(zip(segments.prefix, segments.target, strict=True))
         for i in range(prefix + target)
     ]
-    rows += [(s, f"action {g}", i) for g, s in enumerate(chunk_segments) for i in range(HORIZON)]
+    rows += [(s, f"action {g}", i) for g, s in enumerate(chunk_segments) for i in range(HORIZON + state_token)]
     mask = torch.zeros(len(rows), len(rows), dtype=torch.bool)
     for a, (segment, role, i) in enumerate(rows):
         for b, (other, other_role, j) in enumerate(rows):
             sees_prefix = other_role == "prefix"
-            sees_own = role == other_role and role != "prefix" and (role != "target" or j <= i)
+            causal = role == "target" or (state_token and i == 0)
+            sees_own = role == other_role and role != "prefix" and (not causal or j <= i)
             mask[a, b] = segment == other and (sees_prefix or sees_own)
     return mask
 
@@ -48,15 +52,23 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, backbone_rows
 
 
 def ragged_attention(
-    q: Tensor, k: Tensor, v: Tensor, segments: Segments, chunk_segments: list[int], *, insulation: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segments: Segments,
+    chunk_segments: list[int],
+    *,
+    insulation: bool,
+    state_token: bool,
 ) -> Tensor:
     n = segments.rows
     by = rotation(torch.zeros(n, dtype=torch.int64), HEAD_DIM)
     backbone = backbone_plan(segments, by)
-    expert = expert_plan(segments, chunk_segments, HORIZON, HEAD_DIM, by)
+    expert = expert_plan(segments, chunk_segments, HORIZON, HEAD_DIM, by, state_token=state_token)
     first = torch.cat([attend(q[:n], k[:n], v[:n], call) for call in backbone.calls])[backbone.order]
     seen_k, seen_v = (torch.cat([x[:n].detach() if insulation else x[:n], x[n:]]) for x in (k, v))
-    return torch.cat([first, attend(q[n:], seen_k, seen_v, expert.call)[expert.order]])
+    second = torch.cat([attend(q[n:], seen_k, seen_v, call) for call in expert.calls])[expert.order]
+    return torch.cat([first, second])
 
 
 @st.composite
@@ -70,20 +82,23 @@ def ragged_batches(draw: st.DrawFn) -> tuple[Segments, list[int], int]:
     return Segments(prefix, target), [s for s in acting for _ in range(draws)], draw(st.integers(0, 1000))
 
 
+@pytest.mark.parametrize("state_token", [False, True], ids=["pi05", "pi0"])
 @pytest.mark.parametrize("insulation", [False, True])
 @given(batch=ragged_batches())
 @settings(max_examples=40, deadline=None)
-def test_three_calls_equal_the_dense_mask(batch: tuple[Segments, list[int], int], insulation: bool) -> None:
+def test_the_calls_equal_the_dense_mask(
+    batch: tuple[Segments, list[int], int], insulation: bool, state_token: bool
+) -> None:
     segments, chunk_segments, seed = batch
-    rows = segments.rows + HORIZON * len(chunk_segments)
+    rows = segments.rows + (HORIZON + state_token) * len(chunk_segments)
     random = torch.Generator().manual_seed(seed)
     shapes = [(rows, HEADS, HEAD_DIM), (rows, KV_HEADS, HEAD_DIM), (rows, KV_HEADS, HEAD_DIM)]
     qkv = [torch.randn(shape, generator=random, dtype=torch.float64, requires_grad=True) for shape in shapes]
     weight = torch.randn(shapes[0], generator=random, dtype=torch.float64)
 
-    mask = dense_mask(segments, chunk_segments)
+    mask = dense_mask(segments, chunk_segments, state_token=state_token)
     expected = dense_attention(*qkv, mask, segments.rows, insulation=insulation)
-    got = ragged_attention(*qkv, segments, chunk_segments, insulation=insulation)
+    got = ragged_attention(*qkv, segments, chunk_segments, insulation=insulation, state_token=state_token)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
     expected_grads = torch.autograd.grad((expected * weight).sum(), qkv)
     got_grads = torch.autograd.grad((got * weight).sum(), qkv)

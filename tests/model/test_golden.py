@@ -93,6 +93,7 @@ def batch(io: dict[str, Any], model: Pi05) -> Batch:
         action_mask_AHD=torch.ones_like(actions, dtype=torch.bool),
         noise_AKHD=tensor(io["in.noise"])[:, None],
         time_AK=tensor(io["in.time"])[:, None],
+        states_BD=tensor(io["in.state"]),
         segments=tuple(SegmentInfo("golden", "CE", str(s), s) for s in range(2)),
     )
 

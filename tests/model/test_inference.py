@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from pi05_train.model.pi05 import Pi05
 from tests.model.batches import TINY, pack, segment, without_target
 
 
-def open_model() -> Pi05:
-    model = Pi05(TINY, expert=True)
+def open_model(family: str = "pi05") -> Pi05:
+    model = Pi05(replace(TINY, family=family), expert=True)
     model.init_weights(seed=0)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -35,8 +36,9 @@ def test_decoding_token_by_token_equals_one_pass_over_the_target() -> None:
     assert cache.decoded == 4
 
 
-def test_cached_velocity_equals_training_and_ignores_decoded_tokens() -> None:
-    model = open_model()
+@pytest.mark.parametrize("family", ["pi05", "pi0"])
+def test_cached_velocity_equals_training_and_ignores_decoded_tokens(family: str) -> None:
+    model = open_model(family)
     batch = pack(SEGMENTS)
     expected = model(batch).velocity_AKHD[:, 0]
     time = batch.time_AK[:, 0]

@@ -22,9 +22,12 @@ from tests.model.batches import TINY, Segment, pack, random_segments, segment
 POSTTRAIN = ObjectiveConfig(alpha=10.0, insulation=True, expert=True)
 
 
-def trained_looking(*, expert: bool = True, dtype: torch.dtype = torch.float32) -> Pi05:
+families = pytest.mark.parametrize("family", ["pi05", "pi0"])
+
+
+def trained_looking(family: str = "pi05", *, expert: bool = True, dtype: torch.dtype = torch.float32) -> Pi05:
     """A model whose every parameter is non-zero, open gates included."""
-    model = Pi05(TINY, expert=expert)
+    model = Pi05(replace(TINY, family=family), expert=expert)
     model.init_weights(seed=0)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -47,11 +50,12 @@ def loss_and_gradients(
     return torch.stack(terms).sum().detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
+@families
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("insulation", [False, True])
-def test_packed_equals_one_segment_at_a_time(seed: int, insulation: bool) -> None:
+def test_packed_equals_one_segment_at_a_time(seed: int, insulation: bool, family: str) -> None:
     segments = random_segments(seed, draws=1 + seed % 3)
-    model = trained_looking(dtype=torch.float64)
+    model = trained_looking(family, dtype=torch.float64)
     objective = replace(POSTTRAIN, insulation=insulation)
     packed_loss, packed = loss_and_gradients(model, [pack(segments)], objective)
     loss, one_by_one = loss_and_gradients(model, [pack([s]) for s in segments], objective)
@@ -60,8 +64,9 @@ def test_packed_equals_one_segment_at_a_time(seed: int, insulation: bool) -> Non
         torch.testing.assert_close(packed[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_insulated_backbone_gradients_do_not_know_the_flow_loss() -> None:
-    model, batch = trained_looking(), pack(random_segments(0, draws=2))
+@families
+def test_insulated_backbone_gradients_do_not_know_the_flow_loss(family: str) -> None:
+    model, batch = trained_looking(family), pack(random_segments(0, draws=2))
     _, with_flow = loss_and_gradients(model, [batch], POSTTRAIN)
     _, without_flow = loss_and_gradients(model, [batch], replace(POSTTRAIN, alpha=0.0))
     _, open_to_flow = loss_and_gradients(model, [batch], replace(POSTTRAIN, insulation=False))
@@ -76,8 +81,9 @@ def present(gradient: Tensor | None) -> Tensor:
     return gradient
 
 
-def test_flow_loss_alone_gives_the_insulated_backbone_exactly_nothing() -> None:
-    model, batch = trained_looking(), pack(random_segments(1))
+@families
+def test_flow_loss_alone_gives_the_insulated_backbone_exactly_nothing(family: str) -> None:
+    model, batch = trained_looking(family), pack(random_segments(1))
     velocity = model(batch, insulation=True).velocity_AKHD
     parameters = dict(model.backbone_parameters())
     gradients = torch.autograd.grad(velocity.square().sum(), list(parameters.values()), allow_unused=True)
@@ -90,8 +96,9 @@ def test_flow_loss_alone_gives_the_insulated_backbone_exactly_nothing() -> None:
         assert gradient.any(), name
 
 
-def test_insulation_changes_no_number() -> None:
-    model, batch = trained_looking(), pack(random_segments(2))
+@families
+def test_insulation_changes_no_number(family: str) -> None:
+    model, batch = trained_looking(family), pack(random_segments(2))
     insulated, free = model(batch, insulation=True), model(batch, insulation=False)
     assert torch.equal(insulated.velocity_AKHD, free.velocity_AKHD)
     assert torch.equal(insulated.logits_LV, free.logits_LV)
@@ -123,8 +130,9 @@ def other_prompt(s: Segment) -> Segment:
     return replace(s, prompt=tuple((t + 1) % TINY.vocab_size for t in s.prompt))
 
 
-def test_nothing_leaks_between_target_and_action() -> None:
-    model, segments = trained_looking(), random_segments(4)
+@families
+def test_nothing_leaks_between_target_and_action(family: str) -> None:
+    model, segments = trained_looking(family), random_segments(4)
     before = model(pack(segments))
     new_targets = model(pack([other_target(s) for s in segments]))
     assert torch.equal(new_targets.velocity_AKHD, before.velocity_AKHD)
@@ -215,3 +223,24 @@ def test_full_size_has_the_papers_number_of_parameters(expert: bool, parameters:
     with torch.device("meta"):
         model = Pi05(full_size(), expert=expert)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_pi0_sees_the_state_in_its_actions_and_nowhere_else() -> None:
+    model, segments = trained_looking("pi0"), random_segments(4)
+    before, after = model(pack(segments)), model(pack([replace(s, state_D=s.state_D + 1) for s in segments]))
+    assert torch.equal(after.logits_LV, before.logits_LV)
+    assert (after.velocity_AKHD != before.velocity_AKHD).any(dim=(1, 2, 3)).all()
+
+
+def test_generated_pi0_fast_tokens_skip_one_position() -> None:
+    """openpi's decoding quirk, behind its switch: the same as training with a gap after the prompt."""
+    config = replace(TINY, family="pi0_fast", pi0_fast_quirks=True)
+    model = Pi05(config, expert=False)
+    model.load_state_dict(trained_looking(expert=False).state_dict())
+    s = segment(2, 3, 4, actions=False, seed=0)
+    batch, gap = pack([s]), torch.zeros(11 + 4, dtype=torch.int64)
+    gap[11:] = 1
+    expected = model(replace(batch, positions_N=batch.positions_N + gap)).logits_LV
+    cache = model.prefill(pack([replace(s, target=())]))
+    logits = [cache.last_logits_BV[0], *(model.decode(cache, torch.tensor([t]))[0] for t in s.target[:-1])]
+    torch.testing.assert_close(torch.stack(logits), expected, rtol=0, atol=1e-5)

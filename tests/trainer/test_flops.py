@@ -45,6 +45,7 @@ def shaped(model: ModelConfig, *, images: int, prefix: int, target: int, labels:
         action_mask_AHD=torch.empty(chunks, *shape, device=meta),
         noise_AKHD=torch.empty(chunks, 1, *shape, device=meta),
         time_AK=torch.empty(chunks, 1, device=meta),
+        states_BD=torch.empty(1, model.action_dim, device=meta),
         segments=(SegmentInfo("s", "ME", "k", 0),),
     )
 
