@@ -30,7 +30,7 @@ COMPLETE = SHARED.is_dir()
 """Whether all numbers are at hand."""
 INPUT_SEEDS = {"pi05_tiny": 7, "pi05_lora_tiny": 7, "pi0_tiny": 9, "pi0_fast_tiny": 21}
 SAME_INPUTS = {"openpi_jax/pi05_lora_tiny_io": "openpi_jax/pi05_tiny_io"}
-"""The extract leaves out what a file shares with another one."""
+"""A file whose inputs are another one's; the extract holds them once."""
 EXTRACTED: dict[str, list[tuple[str, int | None]]] = {
     "openpi_jax/pi05_tiny_io": [(r"in\.image(_u8)?\..*", None), (r".*(prefix|hidden|emb).*", 4500)],
     "openpi_jax/pi05_lora_tiny_io": [(r"in\.image(_u8)?\..*", None), (r".*(prefix|hidden|emb).*", 4500)],
@@ -65,8 +65,8 @@ def golden(name: str) -> Arrays:
     arrays = _load(folder / f"{name}.npz")
     if COMPLETE:
         return arrays
-    shared = golden(SAME_INPUTS[name]) if name in SAME_INPUTS else {}
-    return _pictures(name) | shared | arrays
+    other = golden(SAME_INPUTS[name]) if name in SAME_INPUTS else {}
+    return _pictures(name) | {key: array for key, array in other.items() if key.startswith("in.")} | arrays
 
 
 def golden_json(name: str) -> Any:
@@ -252,17 +252,16 @@ def thinned(array: Array, most: int, *, last_axis_only: bool) -> Array:
         axis = array.ndim - 1 if last_axis_only else int(np.argmax(array.shape))
         assert array.shape[axis] % 2 == 0, (array.shape, most)
         array = array[tuple(slice(None, None, 2 if i == axis else 1) for i in range(array.ndim))]
-    return array
+    return array.copy()
 
 
 def extract_of(name: str, arrays: Arrays) -> Arrays:
     """What the extract keeps of a complete file."""
-    shared = _load(SHARED / f"{SAME_INPUTS[name]}.npz") if name in SAME_INPUTS else {}
     kept: Arrays = {}
     for key, array in arrays.items():
         limits = [most for pattern, most in EXTRACTED[name] if re.fullmatch(pattern, key)]
         most = limits[0] if limits else array.size
-        if most is None or (key in shared and np.array_equal(array, shared[key])):
+        if most is None or (name in SAME_INPUTS and key.startswith("in.")):
             continue
         kept[key] = thinned(array, most, last_axis_only=name.endswith("_io"))
     return kept
