@@ -16,23 +16,36 @@ def to_our_names(leaves: Mapping[str, Leaf]) -> dict[str, Tensor]:
     """Every leaf (a parameter, or its gradient) as tensors of `Pi05.state_dict()`."""
     ours: dict[str, Leaf] = {"embedding.weight": leaves["PaliGemma/llm/embedder/input_embedding"]}
     ours["final_norm.scale"] = leaves["PaliGemma/llm/final_norm/scale"]
-    _linear(ours, "action.final_norm.modulation", leaves, "PaliGemma/llm/final_norm_1/Dense_0")
-    for name, theirs in (("in_proj", "action_in_proj"), ("out_proj", "action_out_proj")):
-        _linear(ours, f"action.{name}", leaves, theirs)
-    for name in ("time_mlp_in", "time_mlp_out"):
-        _linear(ours, f"action.{name}", leaves, name)
+    has_expert = "action_in_proj/kernel" in leaves
+    if has_expert:
+        _norm(ours, "action.final_norm", leaves, "PaliGemma/llm/final_norm_1")
+        for theirs in ("action_in_proj", "action_out_proj", "state_proj", "time_mlp_in", "time_mlp_out"):
+            _linear(ours, f"action.{theirs.removeprefix('action_')}", leaves, theirs)
+        for name in ("time_mlp_in", "time_mlp_out"):  # pi0's
+            _linear(ours, f"action.{name}", leaves, f"action_{name}")
     for i in range(len(leaves["PaliGemma/llm/layers/mlp/linear"])):
         _block(ours, f"layers.{i}.backbone", leaves, i, "")
-        _block(ours, f"layers.{i}.expert", leaves, i, "_1")
+        if has_expert:
+            _block(ours, f"layers.{i}.expert", leaves, i, "_1")
     _vision(ours, leaves)
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in ours.items()}
 
 
 def _linear(ours: dict[str, Leaf], name: str, leaves: Mapping[str, Leaf], path: str, layer: int | None = None) -> None:
+    if f"{path}/kernel" not in leaves:
+        return
     kernel, bias = leaves[f"{path}/kernel"], leaves[f"{path}/bias"]
     if layer is not None:
         kernel, bias = kernel[layer], bias[layer]
     ours[f"{name}.weight"], ours[f"{name}.bias"] = kernel.T, bias
+
+
+def _norm(ours: dict[str, Leaf], name: str, leaves: Mapping[str, Leaf], path: str, layer: int | None = None) -> None:
+    """pi0.5's adaptive norm, or a plain one."""
+    _linear(ours, f"{name}.modulation", leaves, f"{path}/Dense_0", layer)
+    if f"{path}/scale" in leaves:
+        scale = leaves[f"{path}/scale"]
+        ours[f"{name}.scale"] = scale if layer is None else scale[layer]
 
 
 def _block(ours: dict[str, Leaf], name: str, leaves: Mapping[str, Leaf], i: int, tower: str) -> None:
@@ -48,10 +61,7 @@ def _block(ours: dict[str, Leaf], name: str, leaves: Mapping[str, Leaf], i: int,
     ours[f"{name}.up_proj.weight"] = up.T
     ours[f"{name}.down_proj.weight"] = leaves[f"{layers}/mlp{tower}/linear"][i].T
     for norm, theirs in (("attention_norm", "pre_attention_norm"), ("mlp_norm", "pre_ffw_norm")):
-        if tower:
-            _linear(ours, f"{name}.{norm}.modulation", leaves, f"{layers}/{theirs}{tower}/Dense_0", i)
-        else:
-            ours[f"{name}.{norm}.scale"] = leaves[f"{layers}/{theirs}/scale"][i]
+        _norm(ours, f"{name}.{norm}", leaves, f"{layers}/{theirs}{tower}", i)
 
 
 def _vision(ours: dict[str, Leaf], leaves: Mapping[str, Leaf]) -> None:
