@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,22 +14,77 @@ from pi05_train.errors import UserError
 COMPLETE = "complete.json"
 
 
-def write_atomically(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make `folder` hold what `write` puts there, or leave it as it was: no moment shows half of it."""
+def write_atomically(
+    folder: Path, write: Callable[[Path], None], *, needed_bytes: int = 0, listed: bool = True
+) -> None:
+    """Make `folder` hold what `write` puts there, or leave it as it was: no moment shows half of it.
+
+    `needed_bytes` must be free before anything is written. `listed=False` writes no list of sizes: for folders that
+    belong to another program. A failure, an interruption included, leaves nothing behind.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".saving-{folder.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    write(temporary)
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    sizes = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in files}
-    (temporary / COMPLETE).write_text(json.dumps({"sizes": sizes}, indent=1) + "\n")
-    for path in (*files, temporary / COMPLETE, temporary):
-        _sync(path)
-    if folder.exists():
-        delete(folder)
-    temporary.rename(folder)
+    check_space(folder, needed_bytes)
+    try:
+        temporary.mkdir()
+        write(temporary)
+        _settle(temporary, listed=listed)
+        _give_name(temporary, folder)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise no_space(folder, error.strerror) from error
+        raise
     _sync(folder.parent)
+
+
+def _settle(folder: Path, *, listed: bool) -> None:
+    """Everything in `folder` on the disk itself, and its sizes written down."""
+    paths = sorted(folder.rglob("*"))
+    files = [path for path in paths if path.is_file()]
+    if listed:
+        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+        (folder / COMPLETE).write_text(json.dumps({"sizes": sizes}, indent=1) + "\n")
+        paths.append(folder / COMPLETE)
+    for path in (*paths, folder):
+        _sync(path)
+
+
+def _give_name(temporary: Path, folder: Path) -> None:
+    """Rename, in place of an older folder if there is one; that one is gone only when the new one is there."""
+    older = _put_aside(folder) if folder.exists() else None
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        if older is not None:
+            older.rename(folder)
+        raise
+    if older is not None:
+        shutil.rmtree(older)
+
+
+def check_space(folder: Path, needed_bytes: int) -> None:
+    """Refuse to begin writing `folder` where less than `needed_bytes` is free."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed_bytes:
+        raise UserError(
+            f"writing {folder}",
+            got=f"{free / 1e9:.1f} GB free",
+            expected=f"at least {needed_bytes / 1e9:.1f} GB",
+            do="make room or choose another disk",
+        )
+
+
+def no_space(folder: Path, got: str) -> UserError:
+    """The refusal for a disk that filled up while `folder` was written."""
+    return UserError(
+        f"writing {folder}",
+        got=got,
+        expected="a disk that takes it",
+        do="make room or choose another disk; nothing half-written is left",
+    )
 
 
 def is_complete(folder: Path) -> bool:
@@ -60,10 +116,14 @@ def unreadable(folder: Path, error: BaseException) -> UserError:
 
 def delete(folder: Path) -> None:
     """Remove a checkpoint; it stops counting at once, before its files go."""
+    shutil.rmtree(_put_aside(folder))
+
+
+def _put_aside(folder: Path) -> Path:
     doomed = folder.parent / f".deleting-{folder.name}"
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)
-    shutil.rmtree(doomed)
+    return doomed
 
 
 def _damaged(folder: Path, got: str) -> UserError:
