@@ -42,6 +42,8 @@ def time_embedding(time: Tensor, width: int) -> Tensor:
     """Sines then cosines of the time at periods from 4e-3 to 4, [..., width], at least float32."""
     time = at_least_float32(time)
     fraction = torch.linspace(0.0, 1.0, width // 2, dtype=time.dtype, device=time.device)
-    period = _SHORTEST_PERIOD * (_LONGEST_PERIOD / _SHORTEST_PERIOD) ** fraction
+    # Powers in float64: at the shortest period a float32 power is off by more than the whole float32 angle.
+    growth = (_LONGEST_PERIOD / _SHORTEST_PERIOD) ** fraction.double()
+    period = _SHORTEST_PERIOD * growth.to(time.dtype)
     angle = time[..., None] * (2 * math.pi / period)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
