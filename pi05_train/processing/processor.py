@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,8 +41,12 @@ class Processor:
         templates: Templates,
         augmentation: AugmentationConfig | None,
         stage_has_expert: bool,
+        stage_has_text: bool = True,
     ) -> None:
-        """Sources by name with their statistics ("state", "actions"); what does not fit together is refused here."""
+        """Sources by name with their statistics ("state", "actions"); what does not fit together is refused here.
+
+        Without an expert examples carry no chunk, without text no target: a stage's examples hold what it trains.
+        """
         self.model = model
         self.cards = cards
         self.statistics = statistics
@@ -49,6 +54,7 @@ class Processor:
         self.templates = templates
         self.augmentation = augmentation
         self.stage_has_expert = stage_has_expert
+        self.stage_has_text = stage_has_text
         if tokens.layout.vocab_size > model.vocab_size:
             raise UserError(
                 f"model {model.name}, vocab_size",
@@ -67,27 +73,29 @@ class Processor:
         chunk = mask = None
         if sample.kind in ACTION_KINDS:
             chunk, mask = normalised_chunk(sample, card, self._statistics(sample.source, "actions"), self.model)
-        sequence = build_sequence(
-            sample,
-            templates=self.templates,
-            tokens=self.tokens,
-            state_normalised=state,
-            chunk_normalised=chunk,
-            boxes=boxes,
-        )
+        if self.stage_has_text:
+            sequence = build_sequence(
+                sample,
+                templates=self.templates,
+                tokens=self.tokens,
+                state_normalised=state,
+                chunk_normalised=chunk,
+                boxes=boxes,
+            )
+            prefix, target = sequence.prefix_ids, sequence.target_ids
+        else:
+            prefix, target = self._prompt(sample, state, boxes), []
         if not self.stage_has_expert:
             chunk = mask = None
-        return Example(
-            images, sequence.prefix_ids, sequence.target_ids, chunk, mask, sample.source, sample.kind, sample.key
-        )
+        where = (sample.source, sample.kind, sample.key)
+        return Example(images, prefix, target, chunk, mask, *where, self._state_row(state))
 
     def prompt_only(self, sample: Sample) -> Example:
         """The prefix of a sample, nothing to learn from: no target, no actions, no augmentation."""
         images, boxes = self._images(sample, self._card(sample.source), None)
-        prefix = build_prompt(
-            sample, templates=self.templates, tokens=self.tokens, state_normalised=self._state(sample), boxes=boxes
-        )
-        return Example(images, prefix, [], None, None, sample.source, sample.kind, sample.key)
+        state = self._state(sample)
+        where = (sample.source, sample.kind, sample.key)
+        return Example(images, self._prompt(sample, state, boxes), [], None, None, *where, self._state_row(state))
 
     def physical_actions(self, chunk_HD: Floats, source: str, state: Floats | None) -> NDArray[np.float32]:
         """Physical actions [H, the source's action_dim] of a normalised chunk, relative dims added to the state."""
@@ -103,7 +111,11 @@ class Processor:
         images: list[Tensor] = []
         moves: dict[str, BoxTransform] = {}
         for camera in CAMERAS:
-            if camera not in card.cameras or camera not in sample.images:
+            if camera not in card.cameras:
+                continue
+            if camera not in sample.images:
+                if self.model.pi0_fast_quirks:
+                    images.append(torch.zeros(3, size, size, dtype=torch.uint8))
                 continue
             where = f"{sample.source}, sample {sample.key}, {camera}"
             image, move = resize_with_pad(decode_jpeg(sample.images[camera], where), size, size)
@@ -142,6 +154,17 @@ class Processor:
             return None
         return normalised_state(sample, card, self._statistics(sample.source, "state"))
 
+    def _prompt(self, sample: Sample, state: NDArray[np.float64] | None, boxes: list[Box]) -> list[int]:
+        return build_prompt(sample, templates=self.templates, tokens=self.tokens, state_normalised=state, boxes=boxes)
+
+    def _state_row(self, state: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
+        """The state as pi0's expert takes it, [D], zero padded; None for a network that does not."""
+        if state is None or not self.model.state_token:
+            return None
+        row = np.zeros(self.model.action_dim, dtype=np.float32)
+        row[: state.size] = state
+        return row
+
     def _card(self, source: str) -> SourceCard:
         if source not in self.cards:
             raise UserError("source", got=repr(source), expected=f"one of {sorted(self.cards)}", do="name a known one")
@@ -165,6 +188,13 @@ class Processor:
                 got=card.action_dim,
                 expected=f"at most the model's {self.model.action_dim}",
                 do="choose a model with wider actions",
+            )
+        if self.model.state_token and card.state_dim > self.model.action_dim:
+            raise UserError(
+                f"source {card.name}, state_dim",
+                got=card.state_dim,
+                expected=f"at most the model's action_dim {self.model.action_dim}, the width of its state token",
+                do="choose a wider model",
             )
         for name, dims in (("state", card.state_dim), ("actions", card.action_dim)) if card.has_actions else ():
             found = self._statistics(card.name, name).dims
