@@ -9,6 +9,7 @@ from pi05_train.config.run_parts import EngineConfig, LoggerConfig, OptimizerCon
 from pi05_train.model.config import ModelConfig
 from pi05_train.objective.config import ObjectiveConfig
 from pi05_train.processing.augmentation_config import AugmentationConfig
+from pi05_train.processing.normalisation import check_kind
 from pi05_train.processing.templates import Templates
 from pi05_train.samples.mixture_config import MixtureConfig
 
@@ -19,6 +20,8 @@ class TokenizerConfig:
 
     text: str
     fast: str
+    fast_native_dims: bool = False
+    """FAST sees a source's own action dims instead of the model's padded ones (pi0-FAST's weights)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class DataConfig:
     """Samples per forward pass; lowers memory, never changes numbers beyond rounding."""
     workers: int
     """Loader processes; never changes which samples are seen."""
+    normalisation: str = "quantile"
+    """How states and actions are scaled: "quantile" (pi0.5, pi0-FAST) or "z_score" (pi0)."""
+
+    def __post_init__(self) -> None:
+        check_kind(self.normalisation)
 
 
 @dataclass(frozen=True)

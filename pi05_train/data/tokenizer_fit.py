@@ -33,7 +33,8 @@ def fit_tokenizers(
     """Fit both on the mixture's training rows, write them into `folder/text` and `folder/fast`, and return them.
 
     FAST sees chunks as training will: normalised per source, relative where the card says so, padded to the model's
-    action_dim (decision 21 of the recipe). `report(done, total, what)` follows the reading.
+    action_dim unless `tokenizer.fast_native_dims` (decision 21 of the recipe). `report(done, total, what)` follows the
+    reading.
     """
     mixture = Mixture.open(config.mixture, Path(config.data.root))
     reader = Reader(mixture)
@@ -45,8 +46,9 @@ def fit_tokenizers(
             sample = reader.read(source, row)
             corpus += _texts(sample, config, mixture, statistics)
             if sample.kind in ACTION_KINDS:
-                stats = statistics[source]["actions"]
-                chunks.append(normalised_chunk(sample, mixture.cards[source], stats, config.model)[0])
+                card, stats, kind = mixture.cards[source], statistics[source]["actions"], config.data.normalisation
+                chunk = normalised_chunk(sample, card, stats, config.model, kind)[0]
+                chunks.append(chunk[:, : card.action_dim] if config.tokenizer.fast_native_dims else chunk)
     if not chunks:
         raise UserError(
             f"mixture {mixture.name}",
@@ -58,15 +60,15 @@ def fit_tokenizers(
     fast = fit_fast_tokenizer(chunks, vocab_size=fast_size)
     fast.save(folder / "fast")
     text = fit_text_tokenizer(corpus, folder / "text", pieces=pieces, fast_size=fast.vocab_size)
-    return Tokens(text, fast)
+    return Tokens(text, fast, config.tokenizer.fast_native_dims)
 
 
 def _texts(sample: Sample, config: Config, mixture: Mixture, statistics: Statistics) -> list[str]:
-    stats = statistics.get(sample.source, {}).get("state")
-    state = (
-        normalised_state(sample, mixture.cards[sample.source], stats) if stats and sample.state is not None else None
-    )
-    prompt = prompt_text(sample, config.templates, state, sample.boxes)
+    templates, card = config.templates, mixture.cards[sample.source]
+    stats, state = statistics.get(sample.source, {}).get("state"), None
+    if stats and sample.state is not None:
+        state = normalised_state(sample, card, stats, config.data.normalisation)
+    prompt = prompt_text(sample, templates, state, sample.boxes)
     if sample.kind in ACTION_KINDS:
-        return [prompt, config.templates.low_level_end]
-    return [prompt, target_text(sample, config.templates, sample.boxes)]
+        return [prompt, templates.low_level_separator, templates.low_level_begin, templates.low_level_end]
+    return [prompt, target_text(sample, templates, sample.boxes)]

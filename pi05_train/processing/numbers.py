@@ -16,13 +16,14 @@ from pi05_train.samples.schema import Sample
 Floats = NDArray[np.floating[Any]]
 
 
-def normalised_state(sample: Sample, card: SourceCard, stats: NormStats) -> NDArray[np.float64]:
+def normalised_state(sample: Sample, card: SourceCard, stats: NormStats, kind: str = "quantile") -> NDArray[np.float64]:
     """The state [state_dim], not padded; UserError unless it is finite and of the card's width."""
-    return normalise(checked(sample.state, card.state_dim, f"{sample.source}, sample {sample.key}", "state"), stats)
+    state = checked(sample.state, card.state_dim, f"{sample.source}, sample {sample.key}", "state")
+    return normalise(state, stats, kind)
 
 
 def normalised_chunk(
-    sample: Sample, card: SourceCard, stats: NormStats, model: ModelConfig
+    sample: Sample, card: SourceCard, stats: NormStats, model: ModelConfig, kind: str = "quantile"
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The first action_horizon steps [H, D], relative where the card says so, zero padded; and where they count."""
     where = f"{sample.source}, sample {sample.key}"
@@ -38,7 +39,7 @@ def normalised_chunk(
     if any(card.delta_mask):
         actions = to_delta(actions, checked(sample.state, card.state_dim, where, "state"), card.delta_mask)
     chunk = np.zeros((model.action_horizon, model.action_dim), dtype=np.float32)
-    chunk[:, : card.action_dim] = normalise(actions, stats)
+    chunk[:, : card.action_dim] = normalise(actions, stats, kind)
     mask = np.zeros(chunk.shape, dtype=np.bool_)
     mask[:, : card.action_dim] = True
     if sample.action_valid is not None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
-from pi05_train.processing.templates import Templates, clean, names_field
+from pi05_train.processing.limit import TokenLimit, TokenSequence
+from pi05_train.processing.templates import Templates, names_field
 from pi05_train.samples.schema import ACTION_KINDS, Box, Sample
 from pi05_train.tokenization.boxes import box_text, parse_boxes
 from pi05_train.tokenization.state import state_text
@@ -23,14 +23,6 @@ SUBTASK_MARK = "Subtask:"
 Floats = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class TokenSequence:
-    """Ids of one example, without its image tokens."""
-
-    prefix_ids: list[int]
-    target_ids: list[int]
-
-
 def build_sequence(
     sample: Sample,
     *,
@@ -39,31 +31,68 @@ def build_sequence(
     state_normalised: Floats | None,
     chunk_normalised: Floats | None,
     boxes: Sequence[Box],
+    native_dim: int | None = None,
+    limit: TokenLimit | None = None,
 ) -> TokenSequence:
     """Prefix and target of a training example.
 
-    `state_normalised` [state_dim] is not padded; `chunk_normalised` [H, model's action_dim] is needed by MM, ME, CE;
-    `boxes` are the sample's boxes on the pictures as the network sees them.
+    `state_normalised` [state_dim] is not padded; `chunk_normalised` [H, model's action_dim] is needed by MM, ME, CE,
+    and the source's `native_dim` where FAST sees no padding; `boxes` are the sample's boxes on the pictures as the
+    network sees them; what is longer than `limit` is cut.
     """
-    prefix = build_prompt(sample, templates=templates, tokens=tokens, state_normalised=state_normalised, boxes=boxes)
+    prefix = _prompt_ids(sample, templates, tokens, state_normalised, boxes)
     if sample.kind in ACTION_KINDS:
         assert chunk_normalised is not None, sample.key
+        begin = tokens.text.encode(templates.low_level_begin)
         end = tokens.text.encode(templates.low_level_end, eos=True)
-        return TokenSequence(prefix, tokens.action_ids(chunk_normalised) + end)
-    return TokenSequence(prefix, tokens.text.encode(target_text(sample, templates, boxes), eos=True))
+        target = begin + tokens.action_ids(chunk_normalised, native_dim=native_dim) + end
+    else:
+        target = tokens.text.encode(target_text(sample, templates, boxes), eos=True)
+    sequence = TokenSequence(prefix, target)
+    return sequence if limit is None else limit.cut(sequence, sample.source)
 
 
 def build_prompt(
-    sample: Sample, *, templates: Templates, tokens: Tokens, state_normalised: Floats | None, boxes: Sequence[Box] = ()
+    sample: Sample,
+    *,
+    templates: Templates,
+    tokens: Tokens,
+    state_normalised: Floats | None,
+    boxes: Sequence[Box] = (),
+    limit: TokenLimit | None = None,
 ) -> list[int]:
-    """The prefix alone, encoded as a whole, with BOS: what a policy is asked with."""
-    return tokens.text.encode(prompt_text(sample, templates, state_normalised, boxes), bos=True)
+    """The prefix alone, with BOS: what a policy is asked with."""
+    prefix = _prompt_ids(sample, templates, tokens, state_normalised, boxes)
+    return prefix if limit is None else limit.cut(TokenSequence(prefix, []), sample.source).prefix_ids
+
+
+def parse_actions(
+    ids: Sequence[int], *, templates: Templates, tokens: Tokens, horizon: int, dim: int, native_dim: int | None = None
+) -> NDArray[np.float64] | None:
+    """The normalised chunk [horizon, dim] behind the ids of a generated low-level answer; None if undecodable.
+
+    openpi reads the text between "Action: " and "|" and encodes it again; here ids are read as they are, which is the
+    same wherever that detour loses nothing.
+    """
+    begin = tokens.text.encode(templates.low_level_begin)
+    starts = [i for i in range(len(ids) - len(begin) + 1) if list(ids[i : i + len(begin)]) == begin]
+    if not starts:
+        return None
+    return tokens.actions(ids[starts[0] + len(begin) :], horizon=horizon, dim=dim, native_dim=native_dim)
+
+
+def _prompt_ids(
+    sample: Sample, templates: Templates, tokens: Tokens, state_normalised: Floats | None, boxes: Sequence[Box]
+) -> list[int]:
+    ids = tokens.text.encode(prompt_text(sample, templates, state_normalised, boxes), bos=True)
+    return ids + tokens.text.encode(templates.low_level_separator) if sample.kind in ACTION_KINDS else ids
 
 
 def prompt_text(
     sample: Sample, templates: Templates, state_normalised: Floats | None, boxes: Sequence[Box] = ()
 ) -> str:
     """The prompt of a sample, by its kind. Actions are asked for with the subtask where there is one (decision 8)."""
+    clean = templates.clean
     task, subtask = clean(sample.task), clean(sample.subtask)
     if sample.kind == "WD":
         question = clean(sample.question).replace(BOXES_FIELD, _box_lines(boxes, templates))
@@ -94,7 +123,7 @@ def target_text(sample: Sample, templates: Templates, boxes: Sequence[Box]) -> s
     if sample.kind == "WD":
         answer = sample.answer.strip().replace(BOXES_FIELD, _box_lines(boxes, templates))
         return templates.web_target.format(answer=_required(sample, "answer", answer))
-    subtask = _required(sample, "subtask", clean(sample.subtask))
+    subtask = _required(sample, "subtask", templates.clean(sample.subtask))
     if sample.kind == "VI":
         return templates.verbal_target.format(subtask=subtask)
     if not boxes:
@@ -112,7 +141,7 @@ def parse_high_level(text: str) -> tuple[list[Box], str]:
 
 
 def _box_lines(boxes: Sequence[Box], templates: Templates) -> str:
-    labelled = (Box(clean(b.label), b.y_min, b.x_min, b.y_max, b.x_max) for b in boxes)
+    labelled = (Box(templates.clean(b.label), b.y_min, b.x_min, b.y_max, b.x_max) for b in boxes)
     return "\n".join(templates.box_line.format(box=box_text(box)) for box in labelled)
 
 

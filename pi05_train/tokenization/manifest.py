@@ -36,7 +36,8 @@ class Manifest:
     type: Literal["text", "fast"]
     files: dict[str, FileEntry]
     settings: dict[str, int | float]
-    """text: text_size, fast_size, pad, eos, bos, unk. fast: vocab_size, scale, min_token."""
+    """text: text_size, fast_size, pad, eos, bos, unk, where needed fast_skip and allow_overlap (see
+    `VocabularyLayout`). fast: vocab_size, scale, min_token."""
     source: str
     licence: str = ""
 

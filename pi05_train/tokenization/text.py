@@ -12,7 +12,16 @@ import sentencepiece
 
 from pi05_train.errors import UserError
 from pi05_train.tokenization.manifest import read_manifest, resolve_tokenizer, write_tokenizer
-from pi05_train.tokenization.vocabulary import BOS_ID, EOS_ID, LOC_SIZE, PAD_ID, SEG_SIZE, UNK_ID, VocabularyLayout
+from pi05_train.tokenization.vocabulary import (
+    BOS_ID,
+    DEFAULT_SKIP,
+    EOS_ID,
+    LOC_SIZE,
+    PAD_ID,
+    SEG_SIZE,
+    UNK_ID,
+    VocabularyLayout,
+)
 
 MODEL_FILE = "tokenizer.model"
 SMALLEST_FIT = 300
@@ -42,7 +51,12 @@ class TextTokenizer:
                 expected=expected,
                 do="use a SentencePiece model with these ids",
             )
-        layout = VocabularyLayout(int(manifest.setting("text_size")), int(manifest.setting("fast_size")))
+        layout = VocabularyLayout(
+            int(manifest.setting("text_size")),
+            int(manifest.setting("fast_size")),
+            int(manifest.settings.get("fast_skip", DEFAULT_SKIP)),
+            bool(manifest.settings.get("allow_overlap", False)),
+        )
         return cls(processor, layout)
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:

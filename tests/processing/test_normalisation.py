@@ -17,6 +17,7 @@ from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import (
     RANGE_FLOOR,
     NormStats,
+    check_usable,
     normalise,
     read_norm_stats,
     to_absolute,
@@ -57,9 +58,11 @@ def test_relative_actions_are_openpis_bit_for_bit() -> None:
 
 
 @golden
-def test_a_file_without_quantiles_is_refused() -> None:
-    with pytest.raises(UserError, match=r"actions\.q01"):
-        read_norm_stats(GOLDEN / "norm_stats_example" / "norm_stats.json")
+def test_a_file_without_quantiles_serves_z_scores_alone() -> None:
+    actions = read_norm_stats(GOLDEN / "norm_stats_example" / "norm_stats.json")["actions"]
+    check_usable(actions, "z_score", "actions")
+    with pytest.raises(UserError, match="actions, q01 and q99"):
+        check_usable(actions, "quantile", "actions")
 
 
 @given(VECTOR, VECTOR, arrays(np.float64, 4, elements=st.floats(0.01, 50)))
