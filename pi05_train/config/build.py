@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
-from pi05_train.processing.normalisation import NormStats, read_norm_stats, write_norm_stats
+from pi05_train.processing.normalisation import NormStats, check_usable, read_norm_stats, write_norm_stats
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
 from pi05_train.tokenization.manifest import tokenizer_fingerprint
@@ -24,10 +24,14 @@ def enabled_cards(config: Config) -> dict[str, SourceCard]:
 
 
 def shard_statistics(config: Config) -> Statistics:
-    """Statistics beside the shards of every enabled source with actions."""
+    """Statistics beside the shards of every enabled source with actions; they hold what `data.normalisation` needs."""
     root = Path(config.data.root)
     cards = {name: card for name, card in enabled_cards(config).items() if card.has_actions}
-    return {name: read_norm_stats(root / card.shards / "norm_stats.json") for name, card in cards.items()}
+    found = {name: read_norm_stats(root / card.shards / "norm_stats.json") for name, card in cards.items()}
+    for name, stats in found.items():
+        for key, of in stats.items():
+            check_usable(of, config.data.normalisation, f"source {name}, statistics of {key}")
+    return found
 
 
 def save_statistics(run: Path, statistics: Statistics) -> None:
@@ -49,20 +53,22 @@ def fingerprints(config: Config, statistics: Statistics) -> dict[str, str]:
         "tokenizer.text": tokenizer_fingerprint(config.tokenizer.text, "text"),
         "tokenizer.fast": tokenizer_fingerprint(config.tokenizer.fast, "fast"),
     }
+    parts = ("q01", "q99") if config.data.normalisation == "quantile" else ("mean", "std")
     for name, stats in statistics.items():
-        content = {key: [getattr(of, part).tolist() for part in ("q01", "q99")] for key, of in stats.items()}
+        content = {key: [getattr(of, part).tolist() for part in parts] for key, of in stats.items()}
         found[f"{name}/norm_stats.json"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return found
 
 
 def build_processor(config: Config, statistics: Statistics) -> Processor:
     """The processor of a run. Refuses tokenizers whose ids do not fit the model's embedding."""
-    tokens = Tokens.load(config.tokenizer.text, config.tokenizer.fast)
+    tokenizer = config.tokenizer
+    tokens = Tokens.load(tokenizer.text, tokenizer.fast, native_dims=tokenizer.fast_native_dims)
     if tokens.layout.vocab_size > config.model.vocab_size:
         raise UserError(
             "model.vocab_size",
             got=config.model.vocab_size,
-            expected=f"at least {tokens.layout.vocab_size}, the ids of tokenizer {config.tokenizer.text}",
+            expected=f"at least {tokens.layout.vocab_size}, the ids of tokenizer {tokenizer.text}",
             do=f"set model.vocab_size={tokens.layout.vocab_size}",
         )
     return Processor(
