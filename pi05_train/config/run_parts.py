@@ -9,7 +9,7 @@ from pi05_train.errors import UserError
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW on fp32 masters. Backbone and expert are clipped separately (openpi clips them together)."""
+    """AdamW on fp32 masters. Backbone and expert are clipped separately, or together as in openpi."""
 
     name: str
     """"adamw"."""
@@ -25,6 +25,8 @@ class OptimizerConfig:
     """Largest gradient norm of the action expert and its projections."""
     ema_decay: float | None
     """Share of the average kept per step, from step 0 on; null keeps no average."""
+    clip_together: float | None = None
+    """Largest gradient norm over backbone and expert as one, in place of the two limits above; null leaves these."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def check_run_parts(
             raise UserError(
                 f"optimizer.{key}", got=getattr(optimizer, key), expected="a positive number", do="raise it"
             )
+    together = optimizer.clip_together
+    if together is not None and not together > 0:
+        raise UserError("optimizer.clip_together", got=together, expected="null or a positive number", do="raise it")
     if not optimizer.weight_decay >= 0:
         raise UserError("optimizer.weight_decay", got=optimizer.weight_decay, expected="0 or more", do="correct it")
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):

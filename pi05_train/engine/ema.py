@@ -10,14 +10,20 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """fp32 copies of the parameters, averaged from step 0 on without warm-up (openpi scripts/train.py)."""
+    """fp32 averages of the parameters, from step 0 on without warm-up (openpi scripts/train.py).
+
+    A frozen parameter is its own average: no copy of it is kept.
+    """
 
     def __init__(self, parameters: Mapping[str, Parameter], decay: float) -> None:
-        self._parameters = parameters
+        self._trained = {name: p for name, p in parameters.items() if p.requires_grad}
         self._blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self.average = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.average = {
+            name: p.detach().clone() if name in self._trained else p.detach() for name, p in parameters.items()
+        }
 
     @torch.no_grad()
     def update(self) -> None:
         """average <- decay * average + (1 - decay) * parameter."""
-        self._blend(list(self.average.values()), [p.detach() for p in self._parameters.values()], 0)
+        averages = [self.average[name] for name in self._trained]
+        self._blend(averages, [p.detach() for p in self._trained.values()], 0)

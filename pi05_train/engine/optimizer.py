@@ -1,4 +1,4 @@
-"""AdamW over two groups, backbone and expert, and clipping of each on its own."""
+"""AdamW over two groups, backbone and expert, and clipping of each on its own or of both as one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pi05_train.config.run_parts import OptimizerConfig
 def make_optimizer(
     backbone: Sequence[Parameter], expert: Sequence[Parameter], config: OptimizerConfig
 ) -> torch.optim.AdamW:
-    """AdamW whose state exists from the start.
+    """AdamW whose state exists from the start; either group may be empty.
 
     PyTorch makes a parameter's state at its first gradient; here it is made at once, so that memory runs out before
     training or not at all, and a fresh optimizer is a complete template for a checkpoint.
     """
-    fused = backbone[0].is_cuda
+    fused = (*backbone, *expert)[0].is_cuda
     groups = [{"params": list(group)} for group in (backbone, expert) if group]
     optimizer = torch.optim.AdamW(
         groups,
@@ -45,7 +45,14 @@ def gradient_norm(parameters: Sequence[Parameter]) -> Tensor | None:
     return get_total_norm(gradients) if gradients else None
 
 
-def clip(parameters: Sequence[Parameter], largest: float, norm: Tensor | None) -> None:
-    """Scale the gradients so that their norm, measured before as `norm`, is at most `largest`."""
-    if norm is not None:
-        clip_grads_with_norm_(parameters, largest, norm)
+def clip(groups: Sequence[Sequence[Parameter]], norms: Sequence[Tensor | None], config: OptimizerConfig) -> None:
+    """Scale the gradients of backbone and expert, whose norms were measured before, to the configured limits."""
+    if config.clip_together is not None:
+        together = [norm for norm in norms if norm is not None]
+        if together:
+            limit, norm = config.clip_together, torch.linalg.vector_norm(torch.stack(together))
+            clip_grads_with_norm_([parameter for group in groups for parameter in group], limit, norm)
+        return
+    for group, norm, limit in zip(groups, norms, (config.clip_backbone, config.clip_expert), strict=True):
+        if norm is not None:
+            clip_grads_with_norm_(group, limit, norm)

@@ -25,7 +25,10 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class SingleEngine:
-    """fp32 masters and AdamW on one device; compute in fp32 or, through autocast, bf16."""
+    """fp32 masters and AdamW on one device; compute in fp32 or, through autocast, bf16.
+
+    Parameters that need no gradient are frozen: they have no optimizer state, and are their own average.
+    """
 
     rank = 0
     world_size = 1
@@ -40,9 +43,10 @@ class SingleEngine:
         self._config = optimizer
         self._bf16 = engine.precision == "bf16"
         self._named = dict(self._model.named_parameters())
-        self._backbone = [p for _, p in self._model.backbone_parameters()]
-        self._expert = [p for _, p in self._model.expert_parameters()]
-        assert len(self._backbone) + len(self._expert) == len(self._named), "a parameter belongs to neither group"
+        self._trained = {name: p for name, p in self._named.items() if p.requires_grad}
+        self._backbone = [p for name, p in self._model.backbone_parameters() if name in self._trained]
+        self._expert = [p for name, p in self._model.expert_parameters() if name in self._trained]
+        assert len(self._backbone) + len(self._expert) == len(self._trained), "a parameter belongs to neither group"
         self._optimizer = make_optimizer(self._backbone, self._expert, optimizer)
         self._average = None if optimizer.ema_decay is None else WeightAverage(self._named, optimizer.ema_decay)
         self._step = 0
@@ -59,8 +63,7 @@ class SingleEngine:
         sums = sums_by_source(losses, sources)
         loss, backbone_norm, expert_norm, *flat = _to_host(total, *norms, sums)
         self._refuse_non_finite(losses, sources, (loss, backbone_norm, expert_norm))
-        clip(self._backbone, self._config.clip_backbone, norms[0])
-        clip(self._expert, self._config.clip_expert, norms[1])
+        clip((self._backbone, self._expert), norms, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -80,8 +83,8 @@ class SingleEngine:
         )
 
     def state(self) -> dict[str, Any]:
-        """See `Engine.state`: "model", "ema", "optimizer" by parameter name, and "step"."""
-        moments = {name: self._optimizer.state[parameter] for name, parameter in self._named.items()}
+        """See `Engine.state`: "model" and "ema" of every parameter, "optimizer" of the trained ones, and "step"."""
+        moments = {name: self._optimizer.state[parameter] for name, parameter in self._trained.items()}
         state: dict[str, Any] = {
             "model": {name: parameter.detach() for name, parameter in self._named.items()},
             "optimizer": {moment: {name: of[moment] for name, of in moments.items()} for moment in MOMENTS},

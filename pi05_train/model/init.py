@@ -6,7 +6,9 @@ other parts exist, so adding the expert to a trained backbone gives the expert a
 - kernels: normal with variance 1 / fan_in; biases and norms: zero offsets (LayerNorm weights: one);
 - adaRMS: zero kernel and zero bias, so the expert's blocks start as the identity (openpi models/gemma.py);
 - embedding: normal, of the size PaliGemma's N(0, 0.01^2) gives after the factor sqrt(width) at width 2048, at any
-  width; the vision head makes image tokens of the same size (openpi starts it at zero, since PaliGemma replaces it).
+  width; the vision head makes image tokens of the same size (openpi starts it at zero, since PaliGemma replaces it);
+- LoRA: `lora_a` normal, `lora_b` zero, so that training starts from exactly the weights that were loaded (openpi draws
+  both from N(0, 0.01^2), which moves the weights a little at once).
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pi05_train.model.adaptation import LORA_A
 from pi05_train.model.gemma import AdaptiveRMSNorm
 
 TOKEN_RMS = 0.01 * math.sqrt(2048)
+LORA_STD = 0.01
 
 
 @torch.no_grad()
@@ -45,6 +49,8 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 def _std(model: nn.Module, name: str, parameter: Tensor) -> float | None:
     """Standard deviation of the parameter's first values; None for constants."""
     owner, leaf = _owner(model, name)
+    if leaf == LORA_A:
+        return LORA_STD
     if leaf == "position_embedding":
         return float(parameter.shape[-1] ** -0.5)
     if isinstance(owner, nn.Embedding):
