@@ -80,4 +80,5 @@ def build_processor(config: Config, statistics: Statistics) -> Processor:
         augmentation=config.augmentation if config.augmentation.enabled else None,
         stage_has_expert=config.stage.objective.expert,
         stage_has_text=config.stage.objective.text,
+        normalisation=config.data.normalisation,
     )

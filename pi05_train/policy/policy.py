@@ -83,11 +83,8 @@ class Policy:
 
     def normalised_fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
         """Chunks [H, D] in the network's units from FAST tokens; None where undecodable."""
-        tokens, size = self.processor.tokens, self.model.config
-        decoded = [
-            tokens.actions(ids, horizon=size.action_horizon, dim=size.action_dim)
-            for ids in self._generate(samples, max_tokens)
-        ]
+        written = self._generate(samples, max_tokens)
+        decoded = [self.processor.normalised_actions(i, s.source) for i, s in zip(written, samples, strict=True)]
         return [None if chunk is None else chunk.astype(np.float32) for chunk in decoded]
 
     @torch.inference_mode()

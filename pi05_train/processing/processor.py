@@ -5,6 +5,7 @@ Shape letters: H horizon, D the model's action dims (padded), C H W picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from pi05_train.processing.augmentation import augment
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.example import Example
 from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
+from pi05_train.processing.limit import TokenLimit
 from pi05_train.processing.normalisation import NormStats, to_absolute, unnormalise
 from pi05_train.processing.numbers import checked, normalised_chunk, normalised_state
-from pi05_train.processing.sequence import build_prompt, build_sequence
+from pi05_train.processing.sequence import build_prompt, build_sequence, parse_actions
 from pi05_train.processing.templates import Templates
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, Box, Sample
@@ -42,6 +44,7 @@ class Processor:
         augmentation: AugmentationConfig | None,
         stage_has_expert: bool,
         stage_has_text: bool = True,
+        normalisation: str = "quantile",
     ) -> None:
         """Sources by name with their statistics ("state", "actions"); what does not fit together is refused here.
 
@@ -55,6 +58,8 @@ class Processor:
         self.augmentation = augmentation
         self.stage_has_expert = stage_has_expert
         self.stage_has_text = stage_has_text
+        self.normalisation = normalisation
+        self.limit = TokenLimit(model.max_prompt_tokens, with_target=model.family == "pi0_fast")
         if tokens.layout.vocab_size > model.vocab_size:
             raise UserError(
                 f"model {model.name}, vocab_size",
@@ -72,7 +77,8 @@ class Processor:
         state = self._state(sample)
         chunk = mask = None
         if sample.kind in ACTION_KINDS:
-            chunk, mask = normalised_chunk(sample, card, self._statistics(sample.source, "actions"), self.model)
+            stats = self._statistics(sample.source, "actions")
+            chunk, mask = normalised_chunk(sample, card, stats, self.model, self.normalisation)
         if self.stage_has_text:
             sequence = build_sequence(
                 sample,
@@ -81,6 +87,8 @@ class Processor:
                 state_normalised=state,
                 chunk_normalised=chunk,
                 boxes=boxes,
+                native_dim=card.action_dim,
+                limit=self.limit,
             )
             prefix, target = sequence.prefix_ids, sequence.target_ids
         else:
@@ -100,10 +108,22 @@ class Processor:
     def physical_actions(self, chunk_HD: Floats, source: str, state: Floats | None) -> NDArray[np.float32]:
         """Physical actions [H, the source's action_dim] of a normalised chunk, relative dims added to the state."""
         card = self._card(source)
-        actions: Floats = unnormalise(chunk_HD[:, : card.action_dim], self._statistics(source, "actions"))
+        stats = self._statistics(source, "actions")
+        actions: Floats = unnormalise(chunk_HD[:, : card.action_dim], stats, self.normalisation)
         if any(card.delta_mask):
             actions = to_absolute(actions, checked(state, card.state_dim, source, "state"), card.delta_mask)
         return actions.astype(np.float32)
+
+    def normalised_actions(self, ids: Sequence[int], source: str) -> NDArray[np.float64] | None:
+        """The chunk [H, D] in the network's units behind generated ids; None where they are no chunk."""
+        return parse_actions(
+            ids,
+            templates=self.templates,
+            tokens=self.tokens,
+            horizon=self.model.action_horizon,
+            dim=self.model.action_dim,
+            native_dim=self._card(source).action_dim,
+        )
 
     def _images(self, sample: Sample, card: SourceCard, key: tuple[int, ...] | None) -> tuple[list[Tensor], list[Box]]:
         """Pictures in `CAMERAS` order, and the boxes that are still on them, in the sample's order."""
@@ -152,10 +172,17 @@ class Processor:
         card = self.cards[sample.source]
         if "state" not in self.statistics.get(sample.source, {}) or (sample.state is None and not card.has_actions):
             return None
-        return normalised_state(sample, card, self._statistics(sample.source, "state"))
+        return normalised_state(sample, card, self._statistics(sample.source, "state"), self.normalisation)
 
     def _prompt(self, sample: Sample, state: NDArray[np.float64] | None, boxes: list[Box]) -> list[int]:
-        return build_prompt(sample, templates=self.templates, tokens=self.tokens, state_normalised=state, boxes=boxes)
+        return build_prompt(
+            sample,
+            templates=self.templates,
+            tokens=self.tokens,
+            state_normalised=state,
+            boxes=boxes,
+            limit=self.limit,
+        )
 
     def _state_row(self, state: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
         """The state as pi0's expert takes it, [D], zero padded; None for a network that does not."""
