@@ -20,6 +20,7 @@ from pi05_train.data.schedule import Schedule
 from pi05_train.engine.single import SingleEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
+from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
 from pi05_train.trainer.loop import Plan, fit
 from pi05_train.trainer.run_folder import RunFolder
@@ -77,11 +78,12 @@ def train(config: Config) -> Path:
 
 
 def initial_model(config: Config) -> Pi05:
-    """Fresh weights from the seed, or those of `run.start_from`; an expert it lacks is created here (paper, IV-B).
+    """Fresh weights from the seed, or those of `run.start_from`; an expert (paper, IV-B) or LoRA it lacks is made here.
 
     A run that has a checkpoint of its own goes on from that one.
     """
     model = Pi05(config.model, expert=config.stage.objective.expert)
+    adapt(model, config.adaptation)
     model.init_weights(config.run.seed)
     if config.run.start_from is not None and latest(Path(config.run.folder)) is None:
         load_weights(Path(config.run.start_from), model, ema=config.optimizer.ema_decay is not None)

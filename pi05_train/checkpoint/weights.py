@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+
+from torch import Tensor
 
 from pi05_train.checkpoint.integrity import COMPLETE, verify
 from pi05_train.checkpoint.run_state import latest, step_folder
 from pi05_train.checkpoint.tensors import check_fit, read_tensors, stored_shapes
 from pi05_train.errors import UserError
+from pi05_train.model.adaptation import is_lora
 from pi05_train.model.pi05 import Pi05
 
 
@@ -33,7 +37,8 @@ def load_weights(path: Path, model: Pi05, *, ema: bool) -> bool:
     """Fill `model` from a run folder or checkpoint, averaged (`ema`) or raw weights; return whether an expert came too.
 
     The backbone must be there whole. A checkpoint without an expert leaves the model's expert as it is (stage 2 begins
-    so); an expert the model has no place for, or any other difference, is refused.
+    so), and one without LoRA leaves the model's LoRA; an expert or LoRA the model has no place for, or any other
+    difference, is refused.
     """
     folder = find_checkpoint(path)
     kind = "ema" if ema else "model"
@@ -49,7 +54,21 @@ def load_weights(path: Path, model: Pi05, *, ema: bool) -> bool:
     expert = {f"{kind}.{name}" for name, _ in model.expert_parameters()}
     if expert and not expert & stored.keys():
         parameters = {name: value for name, value in parameters.items() if name not in expert}
+    parameters = _without_new_lora(folder, stored, parameters)
     wanted = {name: tuple(value.shape) for name, value in parameters.items()}
     check_fit(folder, stored, wanted, "use the model size and stage of the run that saved it")
     read_tensors(folder, {kind: {name.removeprefix(f"{kind}."): value for name, value in parameters.items()}})
     return bool(expert & parameters.keys())
+
+
+def _without_new_lora(folder: Path, stored: Collection[str], parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters to read: without LoRA where the checkpoint has none."""
+    trained_with = any(map(is_lora, stored))
+    if trained_with and not any(map(is_lora, parameters)):
+        raise UserError(
+            f"checkpoint {folder}",
+            got="weights with LoRA",
+            expected="plain weights: this network has no LoRA",
+            do="set the adaptation of the run that saved it, or merge its LoRA with `pi05 checkpoint export`",
+        )
+    return {name: value for name, value in parameters.items() if trained_with or not is_lora(name)}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.config.run_parts import EngineConfig, LoggerConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig
 from pi05_train.objective.config import ObjectiveConfig
 from pi05_train.processing.augmentation_config import AugmentationConfig
@@ -83,3 +84,4 @@ class Config:
     checkpoint: CheckpointConfig
     logger: LoggerConfig
     evaluation: EvaluationConfig
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)

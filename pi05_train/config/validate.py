@@ -6,6 +6,7 @@ from pi05_train.checkpoint.config import check_checkpoint
 from pi05_train.config.run_parts import check_run_parts
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
+from pi05_train.model.adaptation import check_adaptation
 from pi05_train.model.config import FAMILIES
 from pi05_train.samples.card import check_card
 
@@ -14,6 +15,7 @@ def validate(config: Config) -> None:
     """Raise UserError on the first contradiction between fields."""
     check_run_parts(config.optimizer, config.schedule, config.engine, config.logger, config.run)
     check_checkpoint(config.checkpoint)
+    check_adaptation(config.adaptation)
     _check_model(config)
     _check_objective(config)
     _check_mixture(config)

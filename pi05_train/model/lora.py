@@ -20,6 +20,7 @@ from torch.nn import functional
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import LORA_A, LORA_B, AdaptationConfig, LoraRule, is_lora, rule_for
 from pi05_train.model.config import ModelConfig
+from pi05_train.model.pi05 import Pi05
 from pi05_train.model.precision import UncastLinear, at_least_float32
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -58,13 +59,13 @@ class UncastLoraLinear(LoraLinear, UncastLinear):
             return LoraLinear.forward(self, input.to(self.weight.dtype))
 
 
-def adapt(model: nn.Module, config: ModelConfig, adaptation: AdaptationConfig) -> None:
+def adapt(model: Pi05, adaptation: AdaptationConfig) -> None:
     """Add LoRA to `model` and freeze what is to stay. Refuses patterns that fit nothing, and freezing everything."""
-    apply_lora(model, config, adaptation.lora)
+    apply_lora(model, adaptation.lora)
     freeze(model, adaptation.freeze)
 
 
-def apply_lora(model: nn.Module, config: ModelConfig, rules: Sequence[LoraRule]) -> None:
+def apply_lora(model: Pi05, rules: Sequence[LoraRule]) -> None:
     """Replace every linear layer that a rule fits by one with LoRA; the numbers stay as they were.
 
     `lora_a` and `lora_b` are zero until `init_parameters` draws them or a checkpoint fills them.
@@ -78,7 +79,7 @@ def apply_lora(model: nn.Module, config: ModelConfig, rules: Sequence[LoraRule])
         rule = rule_for(name, rules)
         if rule is not None:
             path, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(path), leaf, _with_lora(name, linear, rule, config))
+            setattr(model.get_submodule(path), leaf, _with_lora(name, linear, rule, model.config))
 
 
 def _with_lora(name: str, linear: nn.Linear, rule: LoraRule, config: ModelConfig) -> LoraLinear:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.build import build_processor, run_statistics
 from pi05_train.config.compose import read_config
+from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Policy
 
@@ -16,6 +17,7 @@ def load_policy(run: Path, *, ema: bool) -> Policy:
     config = read_config(run / "config.yaml")
     processor = build_processor(config, run_statistics(run))
     model = Pi05(config.model, expert=config.stage.objective.expert)
+    adapt(model, config.adaptation)
     load_weights(run, model, ema=ema)
     return Policy(
         model.eval(),

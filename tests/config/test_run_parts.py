@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pi05_train.checkpoint.config import CheckpointConfig, check_checkpoint
-from pi05_train.config.convert import build
+from pi05_train.config.compose import compose
 from pi05_train.config.run_parts import (
     EngineConfig,
     LoggerConfig,
@@ -35,7 +34,9 @@ GOOD: dict[str, Any] = {
 
 @pytest.mark.parametrize(("group", "path"), SHIPPED, ids=lambda value: value.name if isinstance(value, Path) else value)
 def test_shipped_values_are_possible(group: str, path: Path) -> None:
-    check_run_parts(**(GOOD | {group: build(GROUPS[group], yaml.safe_load(path.read_text()), group)}))
+    composed = compose(["experiment=pi05_pretrain", f"{group}={path.stem}", "data.root=/data"])
+    assert isinstance(getattr(composed, group), GROUPS[group])
+    check_run_parts(**(GOOD | {group: getattr(composed, group)}))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,7 @@ def test_shipped_values_are_possible(group: str, path: Path) -> None:
         ("optimizer", {"learning_rate": 0.0}, "optimizer.learning_rate"),
         ("optimizer", {"clip_backbone": float("nan")}, "optimizer.clip_backbone"),
         ("optimizer", {"clip_expert": -1.0}, "optimizer.clip_expert"),
+        ("optimizer", {"clip_together": 0.0}, "optimizer.clip_together"),
         ("optimizer", {"betas": (0.9, 1.0)}, "optimizer.betas"),
         ("optimizer", {"betas": (0.9,)}, "optimizer.betas"),
         ("optimizer", {"weight_decay": -1e-3}, "optimizer.weight_decay"),
