@@ -16,8 +16,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pi05_train.config.convert import build, nearest
 from pi05_train.config.schema import Config
-from pi05_train.config.validate import validate
+from pi05_train.config.validate import check_model, validate
 from pi05_train.errors import UserError
+from pi05_train.model.adaptation import AdaptationConfig, check_adaptation
+from pi05_train.model.config import ModelConfig
 from pi05_train.resources import resource
 
 
@@ -28,11 +30,32 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     Raises UserError for an unknown group choice or key (naming the nearest one), a missing or wrongly typed value,
     and every combination `validate` refuses.
     """
+    values = _values(overrides, config_dir)
+    _check_source_names(values)
+    config = build(Config, values)
+    validate(config)
+    return config
+
+
+def compose_model(overrides: Sequence[str], config_dir: str | None = None) -> tuple[ModelConfig, AdaptationConfig]:
+    """The network that overrides of `model` and `adaptation` describe, outside any run; refusals as in `compose`."""
+    values = _values(overrides, config_dir, ("model", "adaptation"))
+    model = build(ModelConfig, values["model"], "model")
+    adaptation = build(AdaptationConfig, values["adaptation"], "adaptation")
+    check_model(model)
+    check_adaptation(adaptation)
+    return model, adaptation
+
+
+def _values(overrides: Sequence[str], config_dir: str | None, groups: Sequence[str] = ()) -> dict[Any, Any]:
+    """The resolved configuration as plain values, or some of its groups alone."""
     folders = [resource("data_mixtures"), *([Path(config_dir).resolve()] if config_dir else [])]
     search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
     with initialize_config_dir(str(resource("conf")), version_base="1.3"):
         try:
             composed = hydra_compose("config", [search, *map(_lenient, overrides)])
+            if groups:
+                composed = OmegaConf.masked_copy(composed, list(groups))
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         except MissingConfigException as error:
             raise _unknown_choice(error) from None
@@ -43,10 +66,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
         except (HydraException, OmegaConfBaseException) as error:
             raise _refusal(error, overrides) from None
     assert isinstance(values, dict)
-    _check_source_names(values)
-    config = build(Config, values)
-    validate(config)
-    return config
+    return values
 
 
 def _lenient(override: str) -> str:

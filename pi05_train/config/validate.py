@@ -7,7 +7,7 @@ from pi05_train.config.run_parts import check_run_parts
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import check_adaptation
-from pi05_train.model.config import FAMILIES
+from pi05_train.model.config import FAMILIES, ModelConfig
 from pi05_train.samples.card import check_card
 
 
@@ -16,14 +16,15 @@ def validate(config: Config) -> None:
     check_run_parts(config.optimizer, config.schedule, config.engine, config.logger, config.run)
     check_checkpoint(config.checkpoint)
     check_adaptation(config.adaptation)
-    _check_model(config)
+    check_model(config.model)
     _check_objective(config)
     _check_mixture(config)
     _check_batch_and_schedule(config)
 
 
-def _check_model(config: Config) -> None:
-    model, vision = config.model, config.model.vision
+def check_model(model: ModelConfig) -> None:
+    """Refuse sizes no network can have."""
+    vision = model.vision
     if vision.image_size % vision.patch_size:
         raise UserError(
             "model.vision.image_size",
@@ -45,13 +46,6 @@ def _check_model(config: Config) -> None:
     if model.max_prompt_tokens < 1:
         raise UserError(
             "model.max_prompt_tokens", got=model.max_prompt_tokens, expected="at least 1", do="raise it (openpi: 200)"
-        )
-    if model.family == "pi0_fast" and config.stage.objective.expert:
-        raise UserError(
-            "model.family",
-            got="pi0_fast with an action expert",
-            expected="stage.objective.expert=false: pi0-FAST writes actions as tokens",
-            do="use stage=pi0_fast, or another model",
         )
     if model.head_dim % 2:
         raise UserError(
@@ -80,6 +74,13 @@ def _check_objective(config: Config) -> None:
             got="true without an action expert",
             expected="false when stage.objective.expert=false",
             do="there is nothing to insulate; set it to false",
+        )
+    if config.model.family == "pi0_fast" and objective.expert:
+        raise UserError(
+            "model.family",
+            got="pi0_fast with an action expert",
+            expected="stage.objective.expert=false: pi0-FAST writes actions as tokens",
+            do="use stage=pi0_fast, or another model",
         )
     if not objective.text and objective.alpha == 0:
         raise UserError(

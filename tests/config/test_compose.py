@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pi05_train.config.compose import compose, read_config, to_yaml
+from pi05_train.config.compose import compose, compose_model, read_config, to_yaml
 from pi05_train.config.validate import validate
 from pi05_train.errors import UserError
 from pi05_train.processing.templates import Templates
@@ -26,7 +26,8 @@ def test_every_experiment_composes_and_validates(experiment: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_composes_with_the_full_model(stage: str) -> None:
-    assert compose(["experiment=pi05_posttrain", f"stage={stage}", DATA]).stage.name == stage
+    overrides = ["experiment=pi05_posttrain", "mixture=paper_actions", f"stage={stage}", DATA]
+    assert compose(overrides).stage.name == stage
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -74,6 +75,10 @@ def test_paper_and_insulation_presets_differ_as_the_papers_do() -> None:
         ("model.action_dim=7", r"action_dim: got 14, expected at most model\.action_dim=7"),
         ("run.steps=3", r"schedule\.warmup_steps: got 30, expected at most run\.steps=3"),
         ("run.folder=???", r"run\.folder"),
+        ("stage=pi0", r"mixture\.sources\.\w+: got kind \w+ in a stage without text"),
+        ("stage.objective.text=false", r"stage\.objective\.text: got false with alpha=0"),
+        ("model.family=pi1", r"model\.family: got 'pi1', expected one of pi05, pi0, pi0_fast"),
+        ("data.normalisation=minmax", r"data\.normalisation: got 'minmax', expected one of quantile, z_score"),
     ],
 )
 def test_bad_overrides_are_refused_in_one_sentence(override: str, sentence: str) -> None:
@@ -90,6 +95,14 @@ def test_template_presets_differ_where_the_paper_does() -> None:
     assert openpi == Templates()
     assert "{control_mode}" in paper.low_level
     assert paper.low_level_end == openpi.low_level_end
+
+
+def test_a_network_is_composed_without_a_run() -> None:
+    model, adaptation = compose_model(["model=pi0", "model.action_horizon=10", "adaptation=openpi_lora"])
+    assert (model.family, model.action_horizon, model.depth) == ("pi0", 10, 18)
+    assert adaptation.lora
+    with pytest.raises(UserError, match=r"model\.width: got an unknown key"):
+        compose_model(["model.width=3"])
 
 
 def test_an_ablation_is_one_override() -> None:
