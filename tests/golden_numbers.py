@@ -59,11 +59,9 @@ def golden(name: str) -> Arrays:
     """
     if COMPLETE and name.endswith("_l2"):
         return {key: np.linalg.norm(array) for key, array in _load(SHARED / f"{name.removesuffix('_l2')}.npz").items()}
-    folder = SHARED if COMPLETE else EXTRACT
-    if not (folder / f"{name}.npz").is_file():
-        pytest.skip(f"reference numbers {name} are not present")
-    arrays = _load(folder / f"{name}.npz")
-    if COMPLETE:
+    path = _find(f"{name}.npz")
+    arrays = _load(path)
+    if path.is_relative_to(SHARED):
         return arrays
     other = golden(SAME_INPUTS[name]) if name in SAME_INPUTS else {}
     return _pictures(name) | {key: array for key, array in other.items() if key.startswith("in.")} | arrays
@@ -71,10 +69,7 @@ def golden(name: str) -> Arrays:
 
 def golden_json(name: str) -> Any:
     """The content of a reference JSON file, named without ".json"; skips the test where neither place has it."""
-    path = (SHARED if COMPLETE else EXTRACT) / f"{name}.json"
-    if not path.is_file():
-        pytest.skip(f"reference numbers {name} are not present")
-    return json.loads(path.read_text())
+    return json.loads(_find(f"{name}.json").read_text())
 
 
 def complete_path(name: str) -> Path:
@@ -82,6 +77,14 @@ def complete_path(name: str) -> Path:
     if not (SHARED / name).exists():
         pytest.skip(f"reference numbers {name} are not present")
     return SHARED / name
+
+
+def _find(file: str) -> Path:
+    """The file among the complete numbers, or else in the extract, which also has a few of its own."""
+    for folder in (SHARED, EXTRACT) if COMPLETE else (EXTRACT,):
+        if (folder / file).is_file():
+            return folder / file
+    pytest.skip(f"reference numbers {file} are not present")
 
 
 def assert_golden(got: torch.Tensor | Array, expected: Array, *, rtol: float, atol: float, name: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,14 @@ def source_statistics(reader: Reader, source: str, horizon: int) -> dict[str, No
     return statistics | ({"actions": norm_stats(np.concatenate(actions))} if actions else {})
 
 
-def norm_stats(x_ND: NDArray[np.float32]) -> NormStats:
-    """Quantiles, mean and standard deviation of each column, in double precision."""
+def norm_stats(x_ND: NDArray[np.floating[Any]]) -> NormStats:
+    """Quantiles, mean and standard deviation of each column, in double precision.
+
+    A quantile is the smallest number that the share of the data reaches: openpi's (`shared/normalize.py`), whose
+    histogram rounds it down to one five-thousandth of the range.
+    """
     x = x_ND.astype(np.float64)
-    q01, q99 = np.quantile(x, [0.01, 0.99], axis=0)
+    q01, q99 = np.quantile(x, [0.01, 0.99], axis=0, method="inverted_cdf")
     return NormStats(q01=q01, q99=q99, mean=x.mean(axis=0), std=x.std(axis=0))
 
 

@@ -85,20 +85,25 @@ class FastTokenizer:
         return chunk
 
 
-def fit_fast_tokenizer(chunks: Sequence[Chunk], *, vocab_size: int, scale: float = 10) -> FastTokenizer:
+def fit_fast_tokenizer(
+    chunks: Sequence[Chunk], *, vocab_size: int, scale: float = 10, original: bool = False
+) -> FastTokenizer:
     """Fit the BPE on normalised chunks [H, D] (paper: 1024 tokens for one dataset, 2048 for all).
 
     The alphabet is all 256 bytes, so that every integer can be written, also those no chunk had. `min_token` lies a
-    quarter of the seen range lower than any seen coefficient, because lower ones saturate.
+    quarter of the seen range lower than any seen coefficient, because lower ones saturate. With `original` the fit is
+    that of the published code, token for token: nothing lies below the lowest seen coefficient, and integers that no
+    chunk had may vanish from what is encoded.
     """
-    if vocab_size < BYTES:
-        raise UserError("FAST tokenizer, vocab_size", got=vocab_size, expected=f"at least {BYTES}", do="ask for more")
     if not chunks:
         raise UserError("FAST tokenizer", got="no chunk", expected="at least one", do="name sources with actions")
     coefficients = [_coefficients(chunk, scale) for chunk in chunks]
     low = min(int(c.min()) for c in coefficients)
     high = max(int(c.max()) for c in coefficients)
-    min_token = low - (high - low) // 4 - 1
+    least = high - low if original else BYTES
+    if vocab_size < least:
+        raise UserError("FAST tokenizer, vocab_size", got=vocab_size, expected=f"at least {least}", do="ask for more")
+    min_token = low if original else low - (high - low) // 4 - 1
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -107,7 +112,7 @@ def fit_fast_tokenizer(chunks: Sequence[Chunk], *, vocab_size: int, scale: float
         min_frequency=2,
         show_progress=False,
         special_tokens=[],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=[chr(i) for i in range(high - low + 1)] if original else pre_tokenizers.ByteLevel.alphabet(),
         max_token_length=10000,
     )
     bpe.train_from_iterator((_as_text(c, min_token) for c in coefficients), trainer=trainer, length=len(coefficients))

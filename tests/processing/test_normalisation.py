@@ -1,10 +1,9 @@
-"""Normalisation is openpi's, exactly, and comes back."""
+"""Normalisation is openpi's, exactly, comes back, and never blows up."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pi05_train.data.statistics import norm_stats
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import (
+    KINDS,
     RANGE_FLOOR,
+    STD_FLOOR,
     NormStats,
     check_usable,
+    floored,
     normalise,
     read_norm_stats,
     to_absolute,
@@ -25,10 +28,8 @@ from pi05_train.processing.normalisation import (
     unnormalise,
     write_norm_stats,
 )
+from tests.golden_numbers import golden, golden_json
 
-SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
-GOLDEN = SHARED / "golden" / "preprocessing"
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="reference numbers are not present")
 VECTOR = arrays(np.float64, 4, elements=st.floats(-100, 100))
 
 
@@ -36,33 +37,94 @@ def stats(low: float = -1.0, high: float = 1.0, dims: int = 4) -> NormStats:
     return NormStats(np.full(dims, low), np.full(dims, high), np.zeros(dims), np.ones(dims))
 
 
-@golden
-def test_quantiles_are_openpis_bit_for_bit() -> None:
-    data = np.load(GOLDEN / "normalization.npz")
+@pytest.mark.parametrize(("kind", "theirs"), [("quantile", "quantile"), ("z_score", "zscore")])
+def test_the_formulas_are_openpis_bit_for_bit(kind: str, theirs: str) -> None:
+    data = golden("preprocessing/normalization")
     own = NormStats(data["q01"], data["q99"], data["mean"], data["std"])
-    np.testing.assert_array_equal(normalise(data["x_state"], own), data["quantile.state"])
-    np.testing.assert_array_equal(normalise(data["x_actions"], own), data["quantile.actions"])
-    np.testing.assert_array_equal(normalise(data["x_state"][:, :5], own), data["quantile.state_first5"])
-    np.testing.assert_array_equal(unnormalise(data["quantile.state"], own), data["quantile.un_state"])
-    np.testing.assert_array_equal(unnormalise(data["quantile.actions"], own), data["quantile.un_actions"])
-    np.testing.assert_array_equal(unnormalise(data["quantile.un_in_padded"], own), data["quantile.un_state_padded"])
+    for name in ("state", "actions"):
+        np.testing.assert_array_equal(normalise(data[f"x_{name}"], own, kind), data[f"{theirs}.{name}"])
+        np.testing.assert_array_equal(unnormalise(data[f"{theirs}.{name}"], own, kind), data[f"{theirs}.un_{name}"])
+    np.testing.assert_array_equal(normalise(data["x_state"][:, :5], own, kind), data[f"{theirs}.state_first5"])
+    padded = unnormalise(data[f"{theirs}.un_in_padded"], own, kind)
+    np.testing.assert_array_equal(padded, data[f"{theirs}.un_state_padded"])
 
 
-@golden
+def test_floors_leave_sane_dimensions_alone() -> None:
+    """The reference statistics have two constant dimensions: only those may differ from openpi's numbers."""
+    data = golden("preprocessing/normalization")
+    own = floored(NormStats(data["q01"], data["q99"], data["mean"], data["std"]), "reference")
+    sane = [i for i in range(8) if i not in (2, 5)]
+    x = data["x_state"]
+    np.testing.assert_array_equal(normalise(x, own)[:, sane], data["quantile.state"][:, sane])
+    still = [i for i in range(8) if i != 5]
+    np.testing.assert_array_equal(normalise(x, own, "z_score")[:, still], data["zscore.state"][:, still])
+    assert np.abs(normalise(x, own)[:, [2, 5]]).max() < np.abs(data["quantile.state"][:, [2, 5]]).max() / 100
+
+
+def test_our_exact_statistics_lie_within_openpis_histogram_bins() -> None:
+    data = golden("preprocessing/normalization")
+    for n in range(4):
+        seen = np.concatenate([data[f"rs.batch{i}"] for i in range(n + 1)])
+        own = norm_stats(seen)
+        np.testing.assert_allclose(own.mean, data[f"rs.after{n}.mean"], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(own.std, data[f"rs.after{n}.std"], rtol=1e-6, atol=1e-7)
+        bins = np.ptp(seen, axis=0) / 5000
+        for name in ("q01", "q99"):
+            difference = np.abs(getattr(own, name) - data[f"rs.after{n}.{name}"])
+            assert (difference <= 1.01 * bins + 1e-9).all(), (n, name, difference / bins)
+
+
 def test_relative_actions_are_openpis_bit_for_bit() -> None:
-    data = np.load(GOLDEN / "numerics.npz")
+    data = golden("preprocessing/numerics")
     mask = data["delta.mask"].tolist()
     relative = to_delta(data["delta.actions"], data["delta.state"], mask)
     np.testing.assert_array_equal(relative, data["delta.out"])
     np.testing.assert_array_equal(to_absolute(relative, data["delta.state"], mask), data["delta.back"])
 
 
-@golden
-def test_a_file_without_quantiles_serves_z_scores_alone() -> None:
-    actions = read_norm_stats(GOLDEN / "norm_stats_example" / "norm_stats.json")["actions"]
-    check_usable(actions, "z_score", "actions")
+def test_openpis_file_reads_and_is_written_back_the_same(tmp_path: Path) -> None:
+    """The example has constant dimensions, and actions without quantiles: those serve z-scores alone."""
+    content = golden_json("preprocessing/norm_stats_example/norm_stats")
+    path = tmp_path / "norm_stats.json"
+    path.write_text(json.dumps(content))
+    read = read_norm_stats(path)
+    check_usable(read["actions"], "z_score", "actions")
     with pytest.raises(UserError, match="actions, q01 and q99"):
-        check_usable(actions, "quantile", "actions")
+        check_usable(read["actions"], "quantile", "actions")
+    with pytest.raises(UserError, match="q01 and q99"):
+        normalise(np.zeros(8), read["actions"])
+    write_norm_stats(path, read)
+    written = json.loads(path.read_text())["norm_stats"]
+    assert written["actions"]["q01"] is None
+    for name in ("state", "actions"):
+        assert written[name]["mean"] == content["norm_stats"][name]["mean"]
+        sane = [i for i in range(len(written[name]["mean"])) if i not in (2, 5)]
+        for part in ("std", "q01", "q99") if name == "state" else ("std",):
+            theirs = content["norm_stats"][name][part]
+            assert [written[name][part][i] for i in sane] == [theirs[i] for i in sane]
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="'zscore', expected one of quantile, z_score"):
+        normalise(np.zeros(4), stats(), "zscore")
+
+
+@given(VECTOR, VECTOR, arrays(np.float64, 4, elements=st.floats(0, 50)), st.sampled_from(KINDS), st.integers(0, 3))
+@settings(max_examples=100, deadline=None)
+def test_any_statistics_give_bounded_numbers_that_come_back(
+    low: np.ndarray, inside: np.ndarray, width: np.ndarray, kind: str, beyond: int
+) -> None:
+    """Data within the range of the statistics stays small, whatever the range: none, tiny or wide."""
+    own = floored(NormStats(low, low + width, low + width / 2, width / 4), "source")
+    x = low + width * (np.tanh(inside / 50) + 1) / 2
+    y = normalise(x, own, kind)
+    assert (np.abs(y) <= 2.001).all()
+    noise = normalise(x + RANGE_FLOOR, own, kind) - y
+    assert (np.abs(noise) < 5).all()
+    padded = np.concatenate([y, inside[:beyond]])
+    back = unnormalise(padded, own, kind)
+    np.testing.assert_allclose(back[:4], x, atol=1e-9 * (1 + np.abs(low).max() + width.max()))
+    np.testing.assert_allclose(back[4:], inside[:beyond], rtol=0 if kind == "quantile" else 1.1e-6)
 
 
 @given(VECTOR, VECTOR, arrays(np.float64, 4, elements=st.floats(0.01, 50)))
@@ -101,15 +163,19 @@ def test_written_statistics_come_back(tmp_path: Path) -> None:
 
 def test_a_still_dimension_is_floored_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     still = stats()
-    still.q01[2] = still.q99[2] = 0.7
+    still.q01[2] = still.q99[2] = still.mean[2] = 0.7
+    still.std[1] = still.std[2] = 0.0
     write_norm_stats(tmp_path / "norm_stats.json", {"state": still})
     with caplog.at_level(logging.WARNING):
         read = read_norm_stats(tmp_path / "norm_stats.json")["state"]
-    assert "dimensions [2] hardly move" in caplog.text
-    assert normalise(np.full(4, 0.7), read)[2] == -1
-    noise = normalise(np.full(4, 0.7 + RANGE_FLOOR), read)[2]
-    assert noise == pytest.approx(1, abs=0.01)
-    assert read.q99[1] == 1.0
+    assert "state: dimensions [2] hardly move; their range q99 - q01 is raised to 0.001." in caplog.text
+    assert "state: dimensions [1, 2] hardly move; their standard deviation is raised to 0.00022." in caplog.text
+    assert read.q99 is not None
+    assert (read.q99[1], read.std[0], read.std[1]) == (1.0, 1.0, STD_FLOOR)
+    noisy = np.full(4, 0.7 + RANGE_FLOOR)
+    for kind, constant, moved in (("quantile", -1, 1), ("z_score", 0, 4.65)):
+        assert normalise(np.full(4, 0.7), read, kind)[2] == constant
+        assert normalise(noisy, read, kind)[2] == pytest.approx(moved, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +189,9 @@ def test_a_broken_file_is_refused(text: str, tmp_path: Path) -> None:
         read_norm_stats(path)
 
 
-@pytest.mark.parametrize("change", [{"q01": [float("nan")]}, {"q01": [2.0]}, {"mean": [0.0, 0.0]}])
+@pytest.mark.parametrize(
+    "change", [{"q01": [float("nan")]}, {"q01": [2.0]}, {"mean": [0.0, 0.0]}, {"std": [-1.0]}, {"q99": None}]
+)
 def test_impossible_statistics_are_refused(change: dict[str, list[float]], tmp_path: Path) -> None:
     entry = {"mean": [0.0], "std": [1.0], "q01": [-1.0], "q99": [1.0]} | change
     path = tmp_path / "norm_stats.json"
