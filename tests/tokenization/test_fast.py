@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
-from pi05_train.tokenization.fast import FastTokenizer, fit_fast_tokenizer
+from pi05_train.tokenization.fast import FastTokenizer, _coefficients, fit_fast_tokenizer
+from tests.golden_numbers import Arrays, complete_path, golden, golden_json
 
-SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
-GOLDEN = SHARED / "golden" / "fast_tokenizer"
-golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="reference numbers are not present")
 HORIZON, DIM = 20, 6
+CASES = ("t10d7_0", "t50d14_0", "t16d8_0", "t32d32pad_0", "t1d1_0", "zeros_t10d7", "const_t10d7", "outlier_t10d7")
+SCALE, MIN_TOKEN = 10, -354
+"""The published tokenizer's."""
 
 
 def smooth_chunk(seed: int, horizon: int = HORIZON, dim: int = DIM) -> NDArray[np.float32]:
@@ -34,27 +35,75 @@ def fitted() -> FastTokenizer:
     return fit_fast_tokenizer([smooth_chunk(seed) for seed in range(300)], vocab_size=512)
 
 
-@golden
-@pytest.mark.parametrize("folder", ["universal", "shipped manifest"])
-def test_published_tokens_and_chunks_are_reproduced(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if folder == "universal":
-        fast = FastTokenizer.load(GOLDEN / "universal")
-    else:
-        monkeypatch.setenv("PI05_FAST_TOKENIZER", str(GOLDEN / "universal"))
-        fast = FastTokenizer.load(Path(__file__).resolve().parents[2] / "tokenizers" / "fast_universal")
-    chunks = np.load(GOLDEN / "fast_chunks.npz")
-    expected = json.loads((GOLDEN / "fast_tokens.json").read_text())
-    assert fast.vocab_size == 2048
-    for name, entry in expected["chunks"].items():
-        assert fast.encode(chunks[f"{name}.chunk"]) == entry["ids"], name
-        horizon, dim = entry["shape"]
-        decoded = fast.decode(entry["ids"], horizon=horizon, dim=dim)
-        assert decoded is not None
-        np.testing.assert_array_equal(decoded, chunks[f"{name}.decoded"].reshape(horizon, dim))
-    demo = expected["cleanup_demo"]
-    kept = fast.decode(demo["ids"], horizon=1, dim=len(demo["coeffs"]))
+@pytest.fixture
+def chunks() -> Arrays:
+    return golden("fast_tokenizer/fast_chunks")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_coefficients_are_the_published_ones(chunks: Arrays, name: str) -> None:
+    """Everything but the BPE, whose file is not part of the repository."""
+    chunk, coefficients = chunks[f"{name}.chunk"], chunks[f"{name}.dct_coeff"]
+    np.testing.assert_array_equal(_coefficients(chunk, SCALE).reshape(chunk.shape), coefficients)
+
+
+@pytest.fixture(params=["published files", "shipped manifest"])
+def published(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FastTokenizer:
+    folder = complete_path("fast_tokenizer/universal")
+    if request.param == "published files":
+        return FastTokenizer.load(folder)
+    monkeypatch.setenv("PI05_FAST_TOKENIZER", str(folder))
+    return FastTokenizer.load(Path(__file__).resolve().parents[2] / "tokenizers" / "fast_universal")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_published_tokens_and_chunks_are_reproduced(published: FastTokenizer, chunks: Arrays, name: str) -> None:
+    entry = golden_json("fast_tokenizer/fast_tokens")["chunks"][name]
+    chunk = chunks[f"{name}.chunk"]
+    assert (published.vocab_size, published.scale, published.min_token) == (2048, SCALE, MIN_TOKEN)
+    assert published.encode(chunk) == entry["ids"]
+    horizon, dim = chunk.shape
+    decoded = published.decode(entry["ids"], horizon=horizon, dim=dim)
+    assert decoded is not None
+    np.testing.assert_array_equal(decoded, chunks[f"{name}.decoded"])
+    assert np.abs(decoded - chunk).max() == pytest.approx(entry["max_abs_err"], rel=1e-6)
+    for wrong in (entry["ids"][:-1], [*entry["ids"], *entry["ids"]]):
+        assert published.decode(wrong, horizon=horizon, dim=dim) is None, "the original returns zero coefficients"
+
+
+def test_coefficients_below_the_lowest_integer_saturate(published: FastTokenizer, chunks: Arrays) -> None:
+    chunk, coefficients = chunks["outlier_t10d7.chunk"], chunks["outlier_t10d7.dct_coeff"]
+    decoded = published.decode(published.encode(chunk), horizon=10, dim=7)
+    assert decoded is not None
+    assert coefficients.min() < MIN_TOKEN
+    np.testing.assert_array_equal(_coefficients(decoded, SCALE).reshape(10, 7), np.maximum(coefficients, MIN_TOKEN))
+
+
+def test_spaces_among_coefficients_survive(published: FastTokenizer) -> None:
+    """transformers 4.53 deletes coefficient -322, a space, before some others; we follow 5.23."""
+    demo = golden_json("fast_tokenizer/fast_tokens")["cleanup_demo"]
+    kept = published.decode(demo["ids"], horizon=1, dim=len(demo["coeffs"]))
     assert kept is not None
-    np.testing.assert_allclose(kept[0] * fast.scale, demo["decoded_cleanup_false"])
+    np.testing.assert_allclose(kept[0] * SCALE, demo["decoded_cleanup_false"])
+
+
+def test_the_original_fit_is_reproduced_token_for_token() -> None:
+    expected = golden_json("fast_tokenizer/fit")
+    rng = np.random.default_rng(11)
+    made = [(np.cumsum(rng.integers(-3, 4, (15, 4)), axis=0) / 17).astype(np.float32) for _ in range(90)]
+    fast = fit_fast_tokenizer(made[:80], vocab_size=expected["vocab_size"], scale=expected["scale"], original=True)
+    assert fast.min_token == expected["min_token"]
+    merges = json.loads(fast._bpe.to_str())["model"]["merges"]
+    assert hashlib.sha256(json.dumps(merges).encode()).hexdigest() == expected["merges_sha256"]
+    assert [fast.encode(chunk) for chunk in made[80:]] == expected["ids"]
+    for chunk, ids in zip(made[80:], expected["ids"], strict=True):
+        decoded = fast.decode(ids, horizon=15, dim=4)
+        assert decoded is None or np.abs(decoded - chunk).max() < 0.3
+
+
+def test_the_original_fit_refuses_a_range_wider_than_its_vocabulary() -> None:
+    with pytest.raises(UserError, match="vocab_size: got 20, expected at least"):
+        fit_fast_tokenizer([smooth_chunk(1) * 9], vocab_size=20, original=True)
 
 
 @given(st.integers(1000, 100_000))
