@@ -170,7 +170,7 @@ def config_of(sizes: Sizes, name: str) -> ModelConfig:
 
 
 def adaptation_of(sizes: Sizes) -> AdaptationConfig:
-    """openpi's LoRA with the ranks that were found. Alpha is in no checkpoint; here it is the rank, as openpi has it."""
+    """openpi's LoRA with the ranks that were found. Alpha is in no checkpoint: here it is the rank, as in openpi."""
     rules = []
     for part, rank in sizes.lora.items():
         tower, _, kind = part.partition(".")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
-from pi05_train.model.pi05 import Pi05
+from tests.golden_numbers import golden_json
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @st.composite
@@ -40,10 +43,47 @@ def model_configs(draw: st.DrawFn, families: tuple[str, ...] = ("pi05", "pi0", "
     )
 
 
-def shapes_of(config: ModelConfig, *, expert: bool) -> Shapes:
-    with torch.device("meta"):
-        model = Pi05(config, expert=expert)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+def tiny_config(family: str, **changes: object) -> ModelConfig:
+    """A fixed small model; no two of its sizes are the same."""
+    config = ModelConfig(
+        name="tiny",
+        vision=VisionConfig(image_size=9, patch_size=3, width=8, depth=2, mlp_dim=11, heads=2),
+        backbone=TowerConfig(width=10, mlp_dim=13),
+        expert=TowerConfig(width=6, mlp_dim=7),
+        depth=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=6,
+        vocab_size=17,
+        action_dim=5,
+        action_horizon=3,
+        family=family,
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def golden_config(name: str) -> ModelConfig:
+    """The sizes of one of the models that openpi's reference numbers are of."""
+    sizes = golden_json("configs")[name]
+    vision, backbone = sizes["siglip"], sizes["backbone"]
+    expert = sizes.get("expert", backbone)
+    return ModelConfig(
+        name=name,
+        vision=VisionConfig(
+            sizes["image_resolution"], vision["patch_size"], vision["width"], vision["depth"], vision["mlp_dim"],
+            vision["num_heads"],
+        ),
+        backbone=TowerConfig(backbone["width"], backbone["mlp_dim"]),
+        expert=TowerConfig(expert["width"], expert["mlp_dim"]),
+        depth=backbone["depth"],
+        heads=backbone["num_heads"],
+        kv_heads=backbone["num_kv_heads"],
+        head_dim=backbone["head_dim"],
+        vocab_size=sizes["vocab_size"],
+        action_dim=sizes.get("action_dim", 7),
+        action_horizon=sizes.get("action_horizon", 10),
+        family=next(family for family in ("pi0_fast", "pi05", "pi0") if name.startswith(family)),
+    )  # fmt: skip
 
 
 def random_bits(shapes: Shapes, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
