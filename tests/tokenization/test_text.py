@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.errors import UserError
+from pi05_train.processing.templates import clean
+from pi05_train.resources import resource
+from pi05_train.tokenization.manifest import read_manifest, tokenizer_fingerprint
 from pi05_train.tokenization.text import TextTokenizer, fit_text_tokenizer
-from pi05_train.tokenization.vocabulary import BOS_ID, EOS_ID
+from pi05_train.tokenization.vocabulary import BOS_ID, EOS_ID, LEGACY_SKIP
+from tests.golden_numbers import golden_json
 
-SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
-PUBLISHED = SHARED / "golden" / "preprocessing" / "paligemma_tokens_published.json"
 CORPUS = [
     f"Task: put the {colour} cube in the bowl, State: {i} {(7 * i) % 256} {(11 * i) % 256};\nAction: "
     for i in range(256)
@@ -131,9 +133,31 @@ def test_impossible_fits_are_refused(corpus: list[str], pieces: int, tmp_path: P
         fit_text_tokenizer(corpus, tmp_path, pieces=pieces, fast_size=256)
 
 
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason="reference numbers are not present")
+def test_the_map_of_published_pi0_fast_weights_is_a_choice(folder: Path, tmp_path: Path) -> None:
+    """Another manifest over the same model moves the action ids on top of <loc>, and changes the fingerprint."""
+    content = yaml.safe_load((folder / "manifest.yaml").read_text())
+    shutil.copy(folder / "tokenizer.model", tmp_path)
+    content["settings"] |= {"fast_skip": 128}
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="on top of <loc>"):
+        TextTokenizer.load(tmp_path)
+    content["settings"]["allow_overlap"] = True
+    (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(content))
+    legacy, plain = TextTokenizer.load(tmp_path), TextTokenizer.load(folder)
+    assert legacy.layout.fast_id(0) == legacy.layout.seg_id(0) - 1
+    assert legacy.encode("put it down") == plain.encode("put it down")
+    assert tokenizer_fingerprint(tmp_path, "text") != tokenizer_fingerprint(folder, "text")
+    shipped = read_manifest(resource("tokenizers") / "paligemma_pi0_fast", "text")
+    assert (shipped.settings["fast_skip"], shipped.settings["allow_overlap"]) == (LEGACY_SKIP, True)
+    assert shipped.files == read_manifest(resource("tokenizers") / "paligemma", "text").files
+
+
 @pytest.mark.skipif("PI05_PALIGEMMA_TOKENIZER" not in os.environ, reason="PI05_PALIGEMMA_TOKENIZER is not set")
 def test_paligemma_ids_are_the_published_ones() -> None:
-    paligemma = TextTokenizer.load("paligemma")
-    for case in json.loads(PUBLISHED.read_text())["pi05_full_prompt_to_ids"]:
+    paligemma, published = TextTokenizer.load("paligemma"), golden_json("preprocessing/paligemma_tokens_published")
+    for case in published["pi05_full_prompt_to_ids"] + published["raw"]:
         assert paligemma.encode(case["text"], bos=case["add_bos"]) == case["ids"]
+    for case in published["pi0_prompt_to_ids (cleaned text + newline token)"]:
+        assert paligemma.encode(clean(case["prompt"]), bos=True) + paligemma.encode("\n") == case["ids"]
+    assert paligemma.encode("Action: ") == [published["Action"], published["colon"], published["space_id"]]
+    assert paligemma.encode("|", eos=True) == [published["pipe"], EOS_ID]
