@@ -28,6 +28,33 @@ def to_our_names(leaves: Mapping[str, Leaf]) -> dict[str, Tensor]:
         if has_expert:
             _block(ours, f"layers.{i}.expert", leaves, i, "_1")
     _vision(ours, leaves)
+    return lora_to_our_names(leaves) | {
+        name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in ours.items()
+    }
+
+
+def lora_to_our_names(leaves: Mapping[str, Leaf]) -> dict[str, Tensor]:
+    """The LoRA leaves alone, with the heads of openpi's einsums as groups."""
+    ours: dict[str, Leaf] = {}
+    for part in ("lora_a", "lora_b"):
+        for tower, suffix in (("backbone", ""), ("expert", "_1")):
+            attention, mlp = (
+                f"PaliGemma/llm/layers/attn/{{}}_einsum{suffix}/{part}",
+                f"PaliGemma/llm/layers/mlp{suffix}",
+            )
+            whole: dict[str, Leaf] = {}  # [depth, groups, ...] each
+            if (q := attention.format("q")) in leaves:
+                whole |= {"q_proj": leaves[q], "o_proj": leaves[attention.format("attn_vec")]}
+                whole |= dict(zip(("k_proj", "v_proj"), leaves[attention.format("kv")].swapaxes(0, 1), strict=True))
+            if (linear := f"{mlp}/linear_{part}") in leaves:
+                both = leaves[f"{mlp}/gating_einsum_{part}"].swapaxes(0, 1)
+                whole |= {
+                    "gate_proj": both[0][:, None],
+                    "up_proj": both[1][:, None],
+                    "down_proj": leaves[linear][:, None],
+                }
+            for proj, array in whole.items():
+                ours |= {f"layers.{i}.{tower}.{proj}.{part}": layer for i, layer in enumerate(array)}
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in ours.items()}
 
 
