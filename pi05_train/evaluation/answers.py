@@ -34,6 +34,11 @@ class Truth:
     """The metric that compares answers."""
 
     @property
+    def has_targets(self) -> bool:
+        """Whether the stage trains text or FAST tokens; one that does not is not asked for any."""
+        return all(example.target_ids for example in self.examples)
+
+    @property
     def chunks(self) -> list[NDArray[np.float32]]:
         """True normalised chunks [H, D]."""
         chunks = [example.actions for example in self.examples if example.actions is not None]
@@ -76,12 +81,12 @@ def truth_of(processor: Processor, samples: Sequence[Sample]) -> Truth:
 
 def ask(policy: Policy, samples: Sequence[Sample], truth: Truth, *, max_tokens: int, seed: int) -> Answers:
     """The policy's answers to the samples' prompts; sample i's flow noise is seeded with `seed + i`."""
-    judged = tuple(teacher_forced(policy, truth.examples))
+    judged = tuple(teacher_forced(policy, truth.examples)) if truth.has_targets else ()
     if truth.has_actions:
         seeds = range(seed, seed + len(samples))
         return Answers(
             judged,
-            fast=tuple(policy.normalised_fast_actions(samples, max_tokens=max_tokens)),
+            fast=tuple(policy.normalised_fast_actions(samples, max_tokens=max_tokens)) if truth.has_targets else (),
             flow=tuple(policy.normalised_actions(samples, seeds)) if policy.has_expert else (),
         )
     texts = tuple(policy.text(samples, max_tokens))

@@ -72,7 +72,8 @@ def mean_chunk(chunks: Sequence[NDArray[np.float32]], masks: Sequence[NDArray[np
 class ConstantPredictor:
     """What to answer for a source without looking."""
 
-    unigram: Unigram
+    unigram: Unigram | None
+    """None where nothing is to be said."""
     target: list[int]
     """For token accuracy."""
     answer: str
@@ -87,7 +88,7 @@ def fit_constant(training: Truth, vocab_size: int) -> ConstantPredictor:
     """The constant predictor of one source's training samples."""
     targets = [example.target_ids for example in training.examples]
     return ConstantPredictor(
-        unigram=Unigram(targets, vocab_size),
+        unigram=Unigram(targets, vocab_size) if training.has_targets else None,
         target=most_frequent_target(targets),
         answer="" if training.has_actions else most_frequent(training.answers),
         boxes=mean_boxes(box for boxes in training.boxes for box in boxes),

@@ -23,7 +23,7 @@ def action_examples(policy: Policy, evaluation: SourceEvaluation, *, count: int,
         sample, example = evaluation.samples[place], evaluation.truth.examples[place]
         answers = evaluation.answers
         dims = policy.processor.cards[sample.source].action_dim
-        fast = answers.fast[place]
+        fast = answers.fast[place] if answers.fast else None
         path = None
         times: tuple[float, ...] = ()
         if answers.flow and not examples:

@@ -105,14 +105,16 @@ def untrained_policy(policy: Policy, *, seed: int) -> Policy:
 def score(answers: Answers, truth: Truth) -> Scores:
     """Every metric that applies to the source."""
     n = len(truth.examples)
-    entropy = float(np.mean([judged.cross_entropy for judged in answers.judged]))
+    scores: Scores = {}
+    entropy = float(np.mean([judged.cross_entropy for judged in answers.judged])) if answers.judged else 0.0
     if truth.has_actions:
-        failures = sum(chunk is None for chunk in answers.fast)
-        scores: Scores = {
-            "fast_cross_entropy": (entropy, n),
-            "fast_failure_rate": (failures / n, n),
-            "fast_action_error": (masked_rmse(_zeros_for_none(answers.fast, truth), truth.chunks, truth.masks), n),
-        }
+        if answers.fast:
+            failures = sum(chunk is None for chunk in answers.fast)
+            scores |= {
+                "fast_cross_entropy": (entropy, n),
+                "fast_failure_rate": (failures / n, n),
+                "fast_action_error": (masked_rmse(_zeros_for_none(answers.fast, truth), truth.chunks, truth.masks), n),
+            }
         if answers.flow:
             scores["flow_action_error"] = (masked_rmse(answers.flow, truth.chunks, truth.masks), n)
         return scores
@@ -133,7 +135,9 @@ def score(answers: Answers, truth: Truth) -> Scores:
 def constant_scores(constant: ConstantPredictor, truth: Truth) -> dict[str, float]:
     """The same metrics for the constant predictor; it writes no FAST tokens, so it has no failure rate."""
     targets = [example.target_ids for example in truth.examples]
-    entropy = float(np.mean([constant.unigram.cross_entropy(target) for target in targets]))
+    entropy = 0.0
+    if constant.unigram is not None:
+        entropy = float(np.mean([constant.unigram.cross_entropy(target) for target in targets]))
     if truth.has_actions:
         assert constant.chunk_HD is not None
         error = masked_rmse([constant.chunk_HD] * len(targets), truth.chunks, truth.masks)

@@ -1,0 +1,43 @@
+"""Weights with LoRA as plain ones, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pi05_train.checkpoint.foreign.source import DTYPES, TensorSource, TensorSpec
+from pi05_train.model.adaptation import LORA_A, LORA_B, LoraRule, is_lora, rule_for
+from pi05_train.model.lora import merged_weight
+
+
+class Merged:
+    """Our weights with every LoRA update added to the weight it belongs to."""
+
+    def __init__(self, source: TensorSource, rules: Sequence[LoraRule]) -> None:
+        self.where = source.where
+        self.specs = {name: spec for name, spec in source.specs.items() if not is_lora(name)}
+        self._source, self._rules = source, rules
+
+    def read(self, name: str) -> Tensor:
+        """The plain parameter, in the stored dtype."""
+        module = name.removesuffix(".weight")
+        weight = self._source.read(name)
+        if f"{module}.{LORA_A}" not in self._source.specs:
+            return weight
+        rule = rule_for(module, self._rules)
+        assert rule is not None, f"{self.where} has LoRA on {module} and no rule for it"
+        return merged_weight(weight, *(self._source.read(f"{module}.{part}") for part in (LORA_A, LORA_B)), rule)
+
+
+class Cast:
+    """The same tensors in another floating-point dtype."""
+
+    def __init__(self, source: TensorSource, dtype: str) -> None:
+        self.where = source.where
+        self.specs = {name: TensorSpec(spec.shape, dtype) for name, spec in source.specs.items()}
+        self._source, self._dtype = source, DTYPES[dtype]
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, rounded to nearest where the new dtype is narrower."""
+        return self._source.read(name).to(self._dtype)
