@@ -7,6 +7,7 @@ survives both ways.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -153,9 +154,14 @@ class TheirView(Source):
         self.specs |= {name: TensorSpec(shape, like) for name, shape in layout.zeros.items()}
 
     def _read(self, name: str) -> Tensor:
-        theirs = torch.zeros(self.specs[name].shape, dtype=self.specs[name].torch_dtype)
-        leaf = self._layout.leaves.get(self._layout.copies.get(name, name))
-        for piece in () if leaf is None else leaf.pieces:
+        leaf, dtype = self._layout.leaves.get(self._layout.copies.get(name, name)), self.specs[name].torch_dtype
+        if leaf is None:
+            return torch.zeros(self.specs[name].shape, dtype=dtype)
+        if leaf.pieces == (Piece(leaf.pieces[0].name),):  # the array as it is
+            return self._source.read(leaf.pieces[0].name).reshape(leaf.shape)
+        filled = sum(math.prod(self._layout.ours[piece.name]) for piece in leaf.pieces)
+        theirs = (torch.empty if filled == math.prod(leaf.shape) else torch.zeros)(leaf.shape, dtype=dtype)
+        for piece in leaf.pieces:
             piece.into(theirs, self._source.read(piece.name))
         return theirs
 

@@ -182,3 +182,9 @@ def test_pieces_of_several_dtypes_share_the_narrowest_that_holds_all() -> None:
     view = TheirView(DictSource(ours), layout)
     assert view.specs["ab"].dtype == "float32"
     assert torch.equal(view.read("ab"), torch.stack([ours["a"].float(), ours["b"]]))
+
+
+def test_rows_that_no_parameter_fills_are_written_as_zeros() -> None:
+    layout = Layout("padded", {"a": (2, 3)}, {"rows": Leaf((4, 3), (Piece("a", (slice(2),)),))})
+    view = TheirView(DictSource({"a": torch.ones(2, 3)}), layout)
+    assert torch.equal(view.read("rows"), torch.tensor([[1.0] * 3] * 2 + [[0.0] * 3] * 2))
