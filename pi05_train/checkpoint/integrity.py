@@ -12,6 +12,8 @@ from pathlib import Path
 from pi05_train.errors import UserError
 
 COMPLETE = "complete.json"
+EARLIER_ONE = "delete this folder to use the one before it"
+"""The cure for a damaged checkpoint of a run."""
 
 
 def write_atomically(
@@ -92,26 +94,27 @@ def is_complete(folder: Path) -> bool:
     return (folder / COMPLETE).is_file()
 
 
-def verify(folder: Path) -> None:
-    """Refuse a checkpoint that is absent, half written, or whose files changed size since."""
+def verify(folder: Path, *, do: str = EARLIER_ONE) -> None:
+    """Refuse a checkpoint that is absent, half written, or whose files changed size since; `do` is the cure."""
     if not folder.is_dir():
         raise UserError("checkpoint", got=f"no folder {folder}", expected="a checkpoint", do="check the path and step")
     if not is_complete(folder):
-        raise _damaged(folder, f"no {COMPLETE}: the save was cut off")
+        raise _damaged(folder, f"no {COMPLETE}: the save was cut off", do)
     try:
         sizes: dict[str, int] = json.loads((folder / COMPLETE).read_text())["sizes"]
     except (ValueError, KeyError) as error:
-        raise _damaged(folder, f"an unreadable {COMPLETE}") from error
+        raise _damaged(folder, f"an unreadable {COMPLETE}", do) from error
     for name, size in sizes.items():
         path = folder / name
         found = path.stat().st_size if path.is_file() else None
         if found != size:
-            raise _damaged(folder, f"{name} " + ("missing" if found is None else f"of {found} bytes instead of {size}"))
+            got = f"{name} " + ("missing" if found is None else f"of {found} bytes instead of {size}")
+            raise _damaged(folder, got, do)
 
 
 def unreadable(folder: Path, error: BaseException) -> UserError:
     """The refusal for a checkpoint whose sizes are right and whose content is not."""
-    return _damaged(folder, f"content that does not read ({type(error).__name__})")
+    return _damaged(folder, f"content that does not read ({type(error).__name__})", EARLIER_ONE)
 
 
 def delete(folder: Path) -> None:
@@ -126,10 +129,8 @@ def _put_aside(folder: Path) -> Path:
     return doomed
 
 
-def _damaged(folder: Path, got: str) -> UserError:
-    return UserError(
-        f"checkpoint {folder}", got=got, expected="a whole checkpoint", do="delete this folder to use the one before it"
-    )
+def _damaged(folder: Path, got: str, do: str) -> UserError:
+    return UserError(f"checkpoint {folder}", got=got, expected="a whole checkpoint", do=do)
 
 
 def _sync(path: Path) -> None:
