@@ -36,7 +36,7 @@ def write_atomically(
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise no_space(folder, error.strerror) from error
+            raise no_space(folder, os.strerror(error.errno)) from error
         raise
     _sync(folder.parent)
 

@@ -9,8 +9,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from pi05_train.checkpoint.foreign import openpi_jax, torch_names
+from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import Layout, OurView, Shape
-from pi05_train.checkpoint.foreign.sizes import Sizes, check_sizes, openpi_sizes, torch_sizes
+from pi05_train.checkpoint.foreign.sizes import Sizes, check_lora, check_sizes, openpi_sizes, torch_sizes
 from pi05_train.checkpoint.foreign.source import TensorSource
 from pi05_train.checkpoint.foreign.torch_names import TorchNames, find_names
 from pi05_train.model.adaptation import AdaptationConfig
@@ -18,15 +19,15 @@ from pi05_train.model.config import ModelConfig
 from pi05_train.model.lora import apply_lora
 from pi05_train.model.pi05 import Pi05
 
-OPENPI, PALIGEMMA_NPZ = "openpi", "paligemma_npz"
-OPENPI_TORCH, LEROBOT, PALIGEMMA = "openpi_torch", "lerobot", "paligemma"
 _TORCH = {
-    OPENPI_TORCH: torch_names.OPENPI,
-    LEROBOT: torch_names.LEROBOT,
-    PALIGEMMA: torch_names.PALIGEMMA,
+    Format.OPENPI_TORCH: torch_names.OPENPI,
+    Format.LEROBOT: torch_names.LEROBOT,
+    Format.PALIGEMMA_SAFETENSORS: torch_names.PALIGEMMA,
 }
-FORMATS = (OPENPI, PALIGEMMA_NPZ, *_TORCH)
-"""openpi's JAX tree, PaliGemma's npz, openpi's PyTorch conversion, LeRobot's, Hugging Face's PaliGemma."""
+FOREIGN = (Format.OPENPI_ORBAX, Format.PALIGEMMA_NPZ, *_TORCH)
+"""Everything that is not under our names already."""
+WITHOUT_EXPERT = (Format.PALIGEMMA_NPZ, Format.PALIGEMMA_SAFETENSORS)
+"""Formats that have no place for an action expert."""
 
 
 def our_shapes(config: ModelConfig, *, expert: bool, adaptation: AdaptationConfig | None = None) -> dict[str, Shape]:
@@ -50,17 +51,18 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def infer_sizes(source: TensorSource, format: str, config_json: Mapping[str, Any] | None = None) -> Sizes:
+def infer_sizes(source: TensorSource, format: Format, config_json: Mapping[str, Any] | None = None) -> Sizes:
     """What the arrays, and the `config.json` beside them if there is one, tell of the network."""
+    assert format in FOREIGN, format
     if format in _TORCH:
         names = find_names(source.specs, _TORCH[format])
         return torch_sizes(source.specs, source.where, names, config_json)
-    return openpi_sizes(source.specs, source.where, "" if format == PALIGEMMA_NPZ else "PaliGemma/")
+    return openpi_sizes(source.specs, source.where, "" if format is Format.PALIGEMMA_NPZ else "PaliGemma/")
 
 
 def our_view(
     source: TensorSource,
-    format: str,
+    format: Format,
     config: ModelConfig,
     *,
     expert: bool,
@@ -69,36 +71,39 @@ def our_view(
     take: str | None = None,
 ) -> OurView:
     """The checkpoint under our names. Another family, other sizes, missing and unknown arrays are refused here."""
-    check_sizes(source.where, infer_sizes(source, format, config_json), config, expert=expert)
+    sizes = infer_sizes(source, format, config_json)
+    check_sizes(source.where, sizes, config, expert=expert)
+    check_lora(source.where, sizes, adaptation)
     ours = our_shapes(config, expert=expert, adaptation=adaptation)
     return OurView(source, read_layout(source, format, config, ours), take=take)
 
 
-def read_layout(source: TensorSource, format: str, config: ModelConfig, ours: Mapping[str, Shape]) -> Layout:
+def read_layout(source: TensorSource, format: Format, config: ModelConfig, ours: Mapping[str, Shape]) -> Layout:
     """The layout of this very checkpoint: PyTorch formats have been written under several names."""
     if format not in _TORCH:
         return write_layout(format, config, ours)
     names = find_names(source.specs, _TORCH[format])
-    if format == PALIGEMMA:
+    if format is Format.PALIGEMMA_SAFETENSORS:
         embedding = source.specs.get(names.embedding) or source.specs.get(names.head)
         rows = None if embedding is None else embedding.shape[0]
         return torch_names.paligemma_layout(config, ours, names, vocab_rows=rows)
     return _torch_layout(format, config, ours, names)
 
 
-def write_layout(format: str, config: ModelConfig, ours: Mapping[str, Shape]) -> Layout:
+def write_layout(format: Format, config: ModelConfig, ours: Mapping[str, Shape]) -> Layout:
     """The layout that this format's own programs write and load."""
-    if format == OPENPI:
+    assert format in FOREIGN, format
+    if format is Format.OPENPI_ORBAX:
         return openpi_jax.openpi_layout(config, ours)
-    if format == PALIGEMMA_NPZ:
+    if format is Format.PALIGEMMA_NPZ:
         return openpi_jax.paligemma_npz_layout(config, ours)
     return _torch_layout(format, config, ours, _TORCH[format])
 
 
-def _torch_layout(format: str, config: ModelConfig, ours: Mapping[str, Shape], names: TorchNames) -> Layout:
+def _torch_layout(format: Format, config: ModelConfig, ours: Mapping[str, Shape], names: TorchNames) -> Layout:
     make = {
-        OPENPI_TORCH: torch_names.openpi_layout,
-        LEROBOT: torch_names.lerobot_layout,
-        PALIGEMMA: torch_names.paligemma_layout,
+        Format.OPENPI_TORCH: torch_names.openpi_layout,
+        Format.LEROBOT: torch_names.lerobot_layout,
+        Format.PALIGEMMA_SAFETENSORS: torch_names.paligemma_layout,
     }
     return make[format](config, ours, names)

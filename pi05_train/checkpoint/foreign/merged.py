@@ -1,8 +1,8 @@
-"""Weights with LoRA as plain ones, one tensor at a time."""
+"""Weights seen differently, one tensor at a time: with LoRA merged, in another dtype, in part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -41,3 +41,17 @@ class Cast:
     def read(self, name: str) -> Tensor:
         """The tensor, rounded to nearest where the new dtype is narrower."""
         return self._source.read(name).to(self._dtype)
+
+
+class Part:
+    """The tensors whose names are wanted."""
+
+    def __init__(self, source: TensorSource, wanted: Callable[[str], bool]) -> None:
+        self.where = source.where
+        self.specs = {name: spec for name, spec in source.specs.items() if wanted(name)}
+        self._source = source
+
+    def read(self, name: str) -> Tensor:
+        """The tensor as it is."""
+        assert name in self.specs, name
+        return self._source.read(name)

@@ -78,7 +78,8 @@ def _write_array(kvstore: dict[str, Any], context: Any, array: Tensor) -> None:
         store.write(bits).result()
         return
     for first in range(0, len(bits), chunk[0]):
-        store[first : first + chunk[0]].write(bits[first : first + chunk[0]]).result()
+        rows = bits[first : first + chunk[0]]
+        store[first : first + len(rows)].write(rows).result()
 
 
 def _chunk(array: Tensor) -> list[int]:

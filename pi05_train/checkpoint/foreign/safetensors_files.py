@@ -179,4 +179,4 @@ def _write(file: BinaryIO, begin: int, view: memoryview) -> None:
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor, not copied."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

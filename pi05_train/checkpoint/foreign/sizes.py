@@ -142,6 +142,19 @@ def check_sizes(where: str, sizes: Sizes, config: ModelConfig, *, expert: bool) 
         )
 
 
+def check_lora(where: str, sizes: Sizes, adaptation: AdaptationConfig | None) -> None:
+    """Refuse LoRA in a checkpoint alone, or in a configuration alone; other ranks are arrays of another shape."""
+    wanted = adaptation is not None and bool(adaptation.lora)
+    if bool(sizes.lora) != wanted:
+        ranks = ", ".join(f"rank {rank} in {part}" for part, rank in sizes.lora.items())
+        raise UserError(
+            f"LoRA of checkpoint {where}",
+            got=ranks or "none",
+            expected="LoRA, as the configuration says" if wanted else "none, as the configuration says",
+            do=f"override adaptation={'none' if wanted else 'openpi_lora (or one with these ranks)'}",
+        )
+
+
 def config_of(sizes: Sizes, name: str) -> ModelConfig:
     """A configuration with these sizes, to look at a checkpoint with.
 

@@ -124,7 +124,7 @@ def _fill(window: Bits, chunk: tuple[int, ...], stream: Any) -> None:
 
 
 def _read_into(numbers: Bits, stream: Any) -> None:
-    view, at = memoryview(numbers.reshape(-1).view(np.uint8)), 0
+    view, at = numbers.reshape(-1).view(np.uint8).data, 0
     while at < len(view):
         count = stream.readinto(view[at : at + BLOCK_BYTES])
         if not count:
