@@ -1,10 +1,10 @@
 """Random crop, rotation and colours of one picture, decided by a key alone.
 
-After openpi's JAX training augmentation (`models/model.py`): crop, enlarge and rotate are one bilinear resample with
-edge pixels repeated, and wrist cameras keep their geometry. Draws are per picture. Two differences, both on purpose:
-every camera has its own draw, and saturation works (the library openpi uses leaves it without effect). Colours
-change linearly in RGB, so brightness, contrast, saturation and hue are one 3 x 3 matrix and an offset; hue turns
-the chroma plane of YIQ, which keeps the luminance.
+After openpi's JAX training augmentation (`models/model.py` on augmax 0.4.1): crop, enlarge and rotate are one
+bilinear resample, black where the turned crop leaves the picture, and wrist cameras keep their geometry. Draws are
+per picture. Differences, on purpose: every camera has its own draw, and saturation works (augmax leaves it without
+effect). Colours change linearly in RGB, so brightness, contrast, saturation and hue are one 3 x 3 matrix and an
+offset; hue turns the chroma plane of YIQ, which keeps the luminance.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def augment(
     `geometric=False` keeps positions, with the same colours as before.
     """
     rng = np.random.default_rng(np.random.SeedSequence([CAMERAS.index(camera), *key]))
-    crop, colours = _draw_crop(rng, config), _draw_colours(rng, config)
+    crop, colours = _draw_crop(rng, config, image_CHW.shape[-1]), _draw_colours(rng, config)
     moves = geometric and (config.geometric_on_wrists or "wrist" not in camera)
     if not moves and colours is None:
         return image_CHW, BoxTransform.identity()
     pixels = image_CHW.to(torch.float32)
     transform = BoxTransform.identity()
     if moves:
-        pixels = _resample(pixels, crop)
+        pixels = _resample(pixels, crop, config.outside)
         full = np.vstack([crop, [0.0, 0.0, 1.0]])
         transform = BoxTransform(np.linalg.inv(full)[:2])
     if colours is not None:
@@ -49,25 +49,32 @@ def augment(
     return pixels.round_().clamp_(0, 255).to(torch.uint8), transform
 
 
-def _draw_crop(rng: np.random.Generator, config: AugmentationConfig) -> NDArray[np.float64]:
-    """[2, 3]: where in the old picture (fractions x, y) a position of the new one is read."""
-    scale = config.crop_fraction
+def _draw_crop(rng: np.random.Generator, config: AugmentationConfig, size: int) -> NDArray[np.float64]:
+    """[2, 3]: where in the old picture (fractions x, y) a position of the new one is read.
+
+    The crop's side is a whole number of pixels (openpi: int(0.95 * 224) = 212), its place is not.
+    """
+    scale = int(config.crop_fraction * size) / size
     centre = 0.5 + rng.uniform(-0.5, 0.5, size=2) * (1.0 - scale)
     angle = math.radians(rng.uniform(-config.rotate_degrees, config.rotate_degrees))
+    return crop_map(scale, centre, angle)
+
+
+def crop_map(scale: float, centre: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
+    """The map of `_draw_crop` for a crop of this side and centre (fractions x, y), turned by `angle` radians."""
     turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     return np.column_stack([turn, centre - turn @ [0.5, 0.5]])
 
 
-def _resample(pixels_CHW: Tensor, crop: NDArray[np.float64]) -> Tensor:
+def _resample(pixels_CHW: Tensor, crop: NDArray[np.float64], outside: str) -> Tensor:
     """One bilinear resample. The sampler's positions run over [-1, 1], ours over [0, 1]."""
     turn, shift = crop[:, :2], crop[:, 2]
     theta = np.column_stack([turn, turn.sum(1) + 2 * shift - 1])
     grid = functional.affine_grid(
         torch.from_numpy(theta)[None].to(torch.float32), [1, *pixels_CHW.shape], align_corners=False
     )
-    sampled = functional.grid_sample(
-        pixels_CHW[None], grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    padding = "zeros" if outside == "black" else "border"
+    sampled = functional.grid_sample(pixels_CHW[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)
     return sampled[0]
 
 

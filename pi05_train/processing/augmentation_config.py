@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pi05_train.errors import UserError
 
+OUTSIDES = ("black", "edge")
+
 
 @dataclass(frozen=True)
 class AugmentationConfig:
@@ -13,9 +15,11 @@ class AugmentationConfig:
 
     enabled: bool = True
     crop_fraction: float = 0.95
-    """Side of the random crop, as a fraction of the image; the crop is enlarged back to full size."""
+    """Side of the random crop, as a fraction of the image, cut to whole pixels; it is enlarged back to full size."""
     rotate_degrees: float = 5.0
     """Rotation is uniform in +- this angle."""
+    outside: str = "black"
+    """What shows where the turned crop leaves the image: "black" (openpi) or "edge", the nearest pixel."""
     geometric_on_wrists: bool = False
     """Crop and rotate wrist cameras too (the paper's sentence); openpi's code, and the default, leaves them alone."""
     brightness: float = 0.3
@@ -28,6 +32,9 @@ class AugmentationConfig:
     """Chance that an image's colours are changed at all."""
 
     def __post_init__(self) -> None:
+        if self.outside not in OUTSIDES:
+            expected = "one of " + ", ".join(OUTSIDES)
+            raise UserError("augmentation.outside", got=repr(self.outside), expected=expected, do="correct it")
         limits = {
             "crop_fraction": (0.1, 1.0),
             "rotate_degrees": (0.0, 180.0),

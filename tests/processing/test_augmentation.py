@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.errors import UserError
-from pi05_train.processing.augmentation import augment
+from pi05_train.processing.augmentation import _draw_crop, _resample, augment, crop_map
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.samples.schema import Box
+from tests.golden_numbers import golden
 
 CONFIG = AugmentationConfig()
 GEOMETRY_ONLY = replace(CONFIG, colour_probability=0.0)
@@ -66,10 +68,44 @@ def test_boxes_move_with_the_picture(key: tuple[int, ...], y: float, x: float) -
 
 @given(keys)
 @settings(max_examples=20, deadline=None)
-def test_borders_repeat_the_edge_instead_of_turning_black(key: tuple[int, ...]) -> None:
+def test_borders_turn_black_or_repeat_the_edge(key: tuple[int, ...]) -> None:
     image = torch.full((3, 48, 48), 200, dtype=torch.uint8)
-    changed, _ = augment(image, BASE, key, replace(GEOMETRY_ONLY, rotate_degrees=45.0))
-    assert torch.equal(changed, image)
+    strong = replace(GEOMETRY_ONLY, rotate_degrees=45.0)
+    assert torch.equal(augment(image, BASE, key, replace(strong, outside="edge"))[0], image)
+    changed, move = augment(image, BASE, key, strong)
+    old = np.linalg.inv(np.vstack([move.matrix, [0, 0, 1]]))[:2]
+    y, x = (np.mgrid[0:48, 0:48] + 0.5) / 48
+    read = old @ np.stack([x.ravel(), y.ravel(), np.ones(48 * 48)])
+    distance = np.abs(read - 0.5).max(0).reshape(48, 48) - 0.5
+    assert (changed[0].numpy()[distance > 1 / 48] == 0).all()
+    assert (changed[0].numpy()[distance < -1 / 48] == 200).all()
+
+
+def test_crop_enlarging_and_rotation_are_one_resample_of_augmax() -> None:
+    """Computed by augmax 0.4.1, as openpi calls it, for the crop centres (pixels from the middle) and angles stored."""
+    expected = golden("augmentation")
+    size, crop = expected["out"].shape[1], int(expected["crop"])
+    assert crop == int(0.95 * size)
+    seed = int(expected["picture_seed"])
+    image = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float()
+    for (y, x, angle), out in zip(expected["centre_y_centre_x_radians"], expected["out"], strict=True):
+        where = crop_map(crop / size, np.array([x, y]) / size + 0.5, angle)
+        got = _resample(pixels, where, CONFIG.outside).permute(1, 2, 0)
+        np.testing.assert_allclose(got.numpy(), out, atol=0.02)
+
+
+@pytest.mark.parametrize(("size", "crop"), [(224, 212), (56, 53), (64, 60)])
+def test_the_crop_has_openpis_whole_number_of_pixels_and_stays_inside(size: int, crop: int) -> None:
+    straight = replace(CONFIG, rotate_degrees=0.0)
+    starts = []
+    for key in range(200):
+        where = _draw_crop(np.random.default_rng(key), straight, size)
+        np.testing.assert_allclose(where[:, :2] * size, np.eye(2) * crop, atol=1e-9)
+        starts.append(where[:, 2] * size)
+    assert np.min(starts) >= 0
+    assert np.max(starts) <= size - crop
+    assert np.ptp(starts) > 0.9 * (size - crop)
 
 
 @given(keys)
@@ -123,7 +159,9 @@ def test_each_colour_change_does_what_its_name_says(only: dict[str, float], keep
     assert all(0.69 < factor < 1.31 for factor in factors)
 
 
-@pytest.mark.parametrize("wrong", [{"crop_fraction": 0.0}, {"hue": 0.7}, {"colour_probability": 1.5}])
-def test_impossible_strengths_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="augmentation"):
+@pytest.mark.parametrize(
+    "wrong", [{"crop_fraction": 0.0}, {"hue": 0.7}, {"colour_probability": 1.5}, {"outside": "grey"}]
+)
+def test_impossible_strengths_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"augmentation.{next(iter(wrong))}"):
         replace(CONFIG, **wrong)
