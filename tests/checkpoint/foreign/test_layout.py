@@ -10,28 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.formats import (
-    FORMATS,
-    LEROBOT,
-    OPENPI,
-    OPENPI_TORCH,
-    PALIGEMMA,
-    PALIGEMMA_NPZ,
-    our_shapes,
-    our_view,
-    write_layout,
-)
+from pi05_train.checkpoint.foreign.formats import FOREIGN, WITHOUT_EXPERT, our_shapes, our_view, write_layout
+from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import Layout, Leaf, OurView, Piece, TheirView, same_bits
 from pi05_train.errors import UserError
 from pi05_train.model.config import ModelConfig
 from tests.checkpoint.foreign.dict_source import DictSource, read_all
 from tests.checkpoint.foreign.tiny_models import model_configs, random_bits, tiny_config
 
-WITHOUT_EXPERT = (PALIGEMMA, PALIGEMMA_NPZ)
 CONFIG = tiny_config("pi05")
 
 
-def has_expert(format: str, config: ModelConfig) -> bool:
+def has_expert(format: Format, config: ModelConfig) -> bool:
     return format not in WITHOUT_EXPERT and config.family != "pi0_fast"
 
 
@@ -40,8 +30,8 @@ def same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
 
 
 @settings(deadline=None, max_examples=40)
-@given(config=model_configs(), format=st.sampled_from(FORMATS), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
-def test_both_ways_bit_for_bit(config: ModelConfig, format: str, dtype: torch.dtype) -> None:
+@given(config=model_configs(), format=st.sampled_from(FOREIGN), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+def test_both_ways_bit_for_bit(config: ModelConfig, format: Format, dtype: torch.dtype) -> None:
     shapes = our_shapes(config, expert=has_expert(format, config))
     layout = write_layout(format, config, shapes)
     ours = random_bits(shapes, dtype)
@@ -57,19 +47,19 @@ def test_both_ways_bit_for_bit(config: ModelConfig, format: str, dtype: torch.dt
     assert same({name: back.read(name) for name in random}, random)
 
 
-def written(format: str, config: ModelConfig = CONFIG, *, expert: bool = True) -> dict[str, Tensor]:
+def written(format: Format, config: ModelConfig = CONFIG, *, expert: bool = True) -> dict[str, Tensor]:
     shapes = our_shapes(config, expert=expert)
     return read_all(TheirView(DictSource(random_bits(shapes)), write_layout(format, config, shapes)))
 
 
-def refusal(arrays: Mapping[str, Tensor], format: str = OPENPI, *, expert: bool = True) -> str:
+def refusal(arrays: Mapping[str, Tensor], format: Format = Format.OPENPI_ORBAX, *, expert: bool = True) -> str:
     with pytest.raises(UserError) as error:
         our_view(DictSource(arrays, "there"), format, CONFIG, expert=expert)
     return str(error.value)
 
 
 def test_missing_unknown_and_misshapen_arrays_are_named_in_one_sentence() -> None:
-    arrays = written(OPENPI)
+    arrays = written(Format.OPENPI_ORBAX)
     for name in ("action_in_proj/bias", "PaliGemma/llm/final_norm/scale"):
         del arrays[name]
     arrays |= {"more": torch.zeros(1), "action_out_proj/bias": torch.zeros(2)}
@@ -81,14 +71,14 @@ def test_missing_unknown_and_misshapen_arrays_are_named_in_one_sentence() -> Non
 
 
 def test_a_cut_off_download_is_suspected_where_arrays_only_lack() -> None:
-    arrays = written(OPENPI)
+    arrays = written(Format.OPENPI_ORBAX)
     del arrays["PaliGemma/img/head/bias"]
     assert "download was cut off" in refusal(arrays)
 
 
-@pytest.mark.parametrize("format", [OPENPI, OPENPI_TORCH, LEROBOT])
+@pytest.mark.parametrize("format", [Format.OPENPI_ORBAX, Format.OPENPI_TORCH, Format.LEROBOT])
 @pytest.mark.parametrize("family", ["pi0", "pi0_fast"])
-def test_another_family_is_recognised(format: str, family: str) -> None:
+def test_another_family_is_recognised(format: Format, family: str) -> None:
     message = refusal(written(format, tiny_config(family), expert=family == "pi0"), format)
     if family == "pi0":
         assert "its family is pi0 (it has a state token and plain norms), the configuration's is pi05" in message
@@ -99,20 +89,22 @@ def test_another_family_is_recognised(format: str, family: str) -> None:
 
 
 def test_an_expert_that_the_model_has_no_place_for_is_refused() -> None:
-    assert "it has an action expert, the configured model has none" in refusal(written(OPENPI), expert=False)
+    assert "it has an action expert, the configured model has none" in refusal(
+        written(Format.OPENPI_ORBAX), expert=False
+    )
 
 
 def test_other_sizes_name_the_overrides() -> None:
     other = tiny_config("pi05", depth=3, vocab_size=19)
-    message = refusal(written(OPENPI_TORCH, other), OPENPI_TORCH)
+    message = refusal(written(Format.OPENPI_TORCH, other), Format.OPENPI_TORCH)
     assert "its depth is 3, the configuration's is 2" in message
     assert "model.depth=3" in message
     assert "model.vocab_size=19" in message
 
 
 def test_what_is_left_out_is_reported() -> None:
-    arrays = written(OPENPI_TORCH)
-    view = our_view(DictSource(arrays), OPENPI_TORCH, CONFIG, expert=True)
+    arrays = written(Format.OPENPI_TORCH)
+    view = our_view(DictSource(arrays), Format.OPENPI_TORCH, CONFIG, expert=True)
     head = "paligemma_with_expert.gemma_expert.lm_head.weight"
     assert dict(view.left_out) == {head: "the action expert's output head, which nothing uses"}
     assert not arrays[head].any()
@@ -123,27 +115,27 @@ HEAD = "model.paligemma_with_expert.paligemma.lm_head.weight"
 
 
 def test_two_names_of_one_array_must_agree() -> None:
-    arrays = written(LEROBOT)
-    view = our_view(DictSource(arrays), LEROBOT, CONFIG, expert=True)
+    arrays = written(Format.LEROBOT)
+    view = our_view(DictSource(arrays), Format.LEROBOT, CONFIG, expert=True)
     assert view.left_out[EMBEDDING] == f"another copy of {HEAD}"
     assert same_bits(view.read("embedding.weight"), arrays[HEAD])
 
     arrays[HEAD] = arrays[EMBEDDING] + 1
-    view = our_view(DictSource(arrays), LEROBOT, CONFIG, expert=True)
+    view = our_view(DictSource(arrays), Format.LEROBOT, CONFIG, expert=True)
     with pytest.raises(UserError, match=r"different arrays .* single token embedding"):
         view.read("embedding.weight")
     for taken in (HEAD, EMBEDDING):
         source = DictSource(arrays)
-        view = our_view(source, LEROBOT, CONFIG, expert=True, take=taken)
+        view = our_view(source, Format.LEROBOT, CONFIG, expert=True, take=taken)
         assert same_bits(view.read("embedding.weight"), arrays[taken])
         assert set(source.reads) == {taken}
         assert {HEAD, EMBEDDING} - {taken} <= view.left_out.keys()
 
 
-@pytest.mark.parametrize("format", [OPENPI_TORCH, LEROBOT, PALIGEMMA])
+@pytest.mark.parametrize("format", [Format.OPENPI_TORCH, Format.LEROBOT, Format.PALIGEMMA_SAFETENSORS])
 @pytest.mark.parametrize("name", ["embed_tokens.weight", "lm_head.weight"])
-def test_either_name_of_the_embedding_is_enough(format: str, name: str) -> None:
-    expert = format != PALIGEMMA
+def test_either_name_of_the_embedding_is_enough(format: Format, name: str) -> None:
+    expert = format != Format.PALIGEMMA_SAFETENSORS
     shapes = our_shapes(CONFIG, expert=expert)
     ours = random_bits(shapes)
     layout = write_layout(format, CONFIG, shapes)
@@ -157,15 +149,17 @@ def test_either_name_of_the_embedding_is_enough(format: str, name: str) -> None:
 
 def test_take_must_name_an_array_that_is_stored_twice() -> None:
     with pytest.raises(UserError, match="got embed_tokens, expected nothing: no array is stored twice"):
-        our_view(DictSource(written(OPENPI)), OPENPI, CONFIG, expert=True, take="embed_tokens")
+        our_view(
+            DictSource(written(Format.OPENPI_ORBAX)), Format.OPENPI_ORBAX, CONFIG, expert=True, take="embed_tokens"
+        )
 
 
 def test_parameters_without_a_place_are_refused() -> None:
     lora = {"layers.0.expert.q_proj.lora_a": (1, 6, 2)}
     with pytest.raises(UserError, match=r"LeRobot.*1 \(layers.0.expert.q_proj.lora_a\).*merge the adapters"):
-        write_layout(LEROBOT, CONFIG, our_shapes(CONFIG, expert=True) | lora)
+        write_layout(Format.LEROBOT, CONFIG, our_shapes(CONFIG, expert=True) | lora)
     with pytest.raises(UserError, match=r"PaliGemma.*leave it out"):
-        write_layout(PALIGEMMA, CONFIG, our_shapes(CONFIG, expert=True))
+        write_layout(Format.PALIGEMMA_SAFETENSORS, CONFIG, our_shapes(CONFIG, expert=True))
 
 
 def test_weights_of_another_model_are_not_written() -> None:
@@ -173,7 +167,7 @@ def test_weights_of_another_model_are_not_written() -> None:
     ours = random_bits(shapes)
     del ours["final_norm.scale"]
     with pytest.raises(UserError, match=r"weights memory: got arrays missing 1 \(final_norm.scale\)"):
-        TheirView(DictSource(ours), write_layout(OPENPI, CONFIG, shapes))
+        TheirView(DictSource(ours), write_layout(Format.OPENPI_ORBAX, CONFIG, shapes))
 
 
 def test_pieces_of_several_dtypes_share_the_narrowest_that_holds_all() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pi05_train.checkpoint.foreign.formats import OPENPI, PALIGEMMA_NPZ, infer_sizes, our_shapes, our_view, write_layout
+from pi05_train.checkpoint.foreign.formats import infer_sizes, our_shapes, our_view, write_layout
+from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import OurView, TheirView, same_bits
 from pi05_train.checkpoint.foreign.sizes import adaptation_of
 from pi05_train.config.compose import compose_model
@@ -23,7 +24,7 @@ from tests.model.openpi_names import to_our_names
 def test_reads_openpis_checkpoints(name: str) -> None:
     """Against a second, independent statement of the same mapping, which openpi's own numbers have checked."""
     config, leaves = golden_config(name), tiny_parameters(name)
-    layout = write_layout(OPENPI, config, our_shapes(config, expert=name != "pi0_fast_tiny"))
+    layout = write_layout(Format.OPENPI_ORBAX, config, our_shapes(config, expert=name != "pi0_fast_tiny"))
     source = DictSource({path: torch.from_numpy(leaf) for path, leaf in leaves.items()})
     ours = read_all(OurView(source, layout))
     expected = to_our_names(leaves)
@@ -40,11 +41,11 @@ def test_reads_openpis_lora() -> None:
     name = "pi05_lora_tiny"
     config, leaves = golden_config(name), tiny_parameters(name)
     source = DictSource({path: torch.from_numpy(leaf) for path, leaf in leaves.items()})
-    sizes = infer_sizes(source, OPENPI)
+    sizes = infer_sizes(source, Format.OPENPI_ORBAX)
     assert sizes.lora == {
         f"{tower}.{part}": rank for tower, rank in (("backbone", 4), ("expert", 6)) for part in ("attention", "mlp")
     }
-    view = our_view(source, OPENPI, config, expert=True, adaptation=adaptation_of(sizes))
+    view = our_view(source, Format.OPENPI_ORBAX, config, expert=True, adaptation=adaptation_of(sizes))
     ours = read_all(view)
     assert set(source.reads.values()) == {1}
     assert same_bits(
@@ -55,10 +56,22 @@ def test_reads_openpis_lora() -> None:
         ours["layers.2.expert.up_proj.lora_b"],
         torch.from_numpy(leaves["PaliGemma/llm/layers/mlp_1/gating_einsum_lora_b"][2, 1][None]),
     )
-    layout = write_layout(OPENPI, config, our_shapes(config, expert=True, adaptation=adaptation_of(sizes)))
+    layout = write_layout(Format.OPENPI_ORBAX, config, our_shapes(config, expert=True, adaptation=adaptation_of(sizes)))
     theirs = read_all(TheirView(DictSource(ours), layout))
     assert theirs.keys() == leaves.keys()
     assert all(same_bits(theirs[path], torch.from_numpy(leaves[path])) for path in leaves)
+
+
+def test_lora_must_be_configured() -> None:
+    """A checkpoint with LoRA never loads as if it had none, nor the other way round."""
+    config, leaves = golden_config("pi05_lora_tiny"), tiny_parameters("pi05_lora_tiny")
+    arrays = {path: torch.from_numpy(leaf) for path, leaf in leaves.items()}
+    with pytest.raises(UserError, match=r"rank 4 in backbone.attention.*expected none.*adaptation=openpi_lora"):
+        our_view(DictSource(arrays), Format.OPENPI_ORBAX, config, expert=True)
+    plain = DictSource({path: array for path, array in arrays.items() if "lora" not in path})
+    rules = AdaptationConfig([LoraRule("layers.*.backbone.[qkvo]_proj", 4, 8.0, per_head=True)])
+    with pytest.raises(UserError, match=r"got none, expected LoRA.*adaptation=none"):
+        our_view(plain, Format.OPENPI_ORBAX, config, expert=True, adaptation=rules)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +87,12 @@ def test_lora_that_openpi_cannot_hold_is_refused(rule: LoraRule) -> None:
     config = tiny_config("pi05")
     shapes = our_shapes(config, expert=True, adaptation=AdaptationConfig([rule]))
     with pytest.raises(UserError, match="merge the adapters into the weights first"):
-        write_layout(OPENPI, config, shapes)
+        write_layout(Format.OPENPI_ORBAX, config, shapes)
 
 
 def test_as_many_key_value_heads_as_heads_share_one_array() -> None:
     config = tiny_config("pi0", heads=2, kv_heads=2)
-    layout = write_layout(OPENPI, config, our_shapes(config, expert=True))
+    layout = write_layout(Format.OPENPI_ORBAX, config, our_shapes(config, expert=True))
     assert layout.leaves["PaliGemma/llm/layers/attn/qkv_einsum_1/w"].shape == (2, 3, 2, 6, 6)
     assert not any("/q_einsum" in path or "/kv_einsum" in path for path in layout.leaves)
 
@@ -87,7 +100,9 @@ def test_as_many_key_value_heads_as_heads_share_one_array() -> None:
 def test_paligemma_files_lack_one_prefix() -> None:
     config = tiny_config("pi05")
     shapes = our_shapes(config, expert=False)
-    openpi, npz = (write_layout(format, config, shapes).leaves for format in (OPENPI, PALIGEMMA_NPZ))
+    openpi, npz = (
+        write_layout(format, config, shapes).leaves for format in (Format.OPENPI_ORBAX, Format.PALIGEMMA_NPZ)
+    )
     assert {f"PaliGemma/{path}": leaf for path, leaf in npz.items()} == openpi
     assert openpi.keys() >= {"PaliGemma/img/head/kernel", "PaliGemma/llm/embedder/input_embedding"}
 
@@ -105,6 +120,6 @@ def test_the_published_sizes_give_openpis_tree(family: str, lora: bool) -> None:
         towers[name] = {"width": width, "mlp_dim": mlp, "lora": ranks, **heads}
     vision = {"width": 1152, "depth": 27, "mlp_dim": 4304, "num_heads": 16, "patch_size": 14, "head_out": 2048}
     sizes = {"image_tokens_per_camera": 256, "vocab_size": 257152, "action_dim": 32, "pi05": family == "pi05"}
-    layout = write_layout(OPENPI, config, our_shapes(config, expert=expert, adaptation=adaptation))
+    layout = write_layout(Format.OPENPI_ORBAX, config, our_shapes(config, expert=expert, adaptation=adaptation))
     expected = openpi_shapes({**sizes, **towers, "siglip": vision})
     assert {path: leaf.shape for path, leaf in layout.leaves.items()} == expected

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.formats import PALIGEMMA, infer_sizes, our_shapes, our_view, write_layout
+from pi05_train.checkpoint.foreign.formats import infer_sizes, our_shapes, our_view, write_layout
+from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import TheirView, same_bits
 from pi05_train.checkpoint.foreign.paligemma_config import paligemma_config
 from pi05_train.checkpoint.foreign.safetensors_files import SafetensorsSource, write_safetensors
@@ -100,11 +101,11 @@ def test_reads_what_transformers_saves(paligemma: Any, config: ModelConfig, tmp_
     randomise(theirs)
     theirs.save_pretrained(tmp_path)
     source, config_json = SafetensorsSource(tmp_path), json.loads((tmp_path / "config.json").read_text())
-    found = config_of(infer_sizes(source, PALIGEMMA, config_json), config.name)
+    found = config_of(infer_sizes(source, Format.PALIGEMMA_SAFETENSORS, config_json), config.name)
     assert (found.vision, found.heads, found.kv_heads, found.head_dim) == (
         config.vision, config.heads, config.kv_heads, config.head_dim,
     )  # fmt: skip
-    view = our_view(source, PALIGEMMA, config, expert=False, config_json=config_json)
+    view = our_view(source, Format.PALIGEMMA_SAFETENSORS, config, expert=False, config_json=config_json)
     assert not view.left_out
     assert_same_network(loaded(view, config), theirs)
 
@@ -115,7 +116,7 @@ def test_transformers_loads_what_is_written(paligemma: Any, config: ModelConfig,
     ours = Pi05(config, expert=False)
     randomise(ours)
     shapes = our_shapes(config, expert=False)
-    view = TheirView(DictSource(ours.state_dict()), write_layout(PALIGEMMA, config, shapes))
+    view = TheirView(DictSource(ours.state_dict()), write_layout(Format.PALIGEMMA_SAFETENSORS, config, shapes))
     tensors = ((name, view.read(name)) for name in view.specs)
     write_safetensors(tmp_path / "model.safetensors", view.specs, tensors, {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(paligemma_config(config)))

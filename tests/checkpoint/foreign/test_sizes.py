@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi05_train.checkpoint.foreign.formats import (
-    FORMATS,
-    LEROBOT,
-    OPENPI,
-    PALIGEMMA,
-    PALIGEMMA_NPZ,
-    infer_sizes,
-    our_shapes,
-    write_layout,
-)
+from pi05_train.checkpoint.foreign.formats import FOREIGN, WITHOUT_EXPERT, infer_sizes, our_shapes, write_layout
+from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import TheirView
 from pi05_train.checkpoint.foreign.sizes import Sizes, check_sizes, config_of, differences
 from pi05_train.errors import UserError
@@ -26,22 +18,22 @@ from tests.checkpoint.foreign.dict_source import DictSource
 from tests.checkpoint.foreign.tiny_models import model_configs, random_bits, tiny_config
 
 
-def inferred(format: str, config: ModelConfig, *, expert: bool) -> Sizes:
+def inferred(format: Format, config: ModelConfig, *, expert: bool) -> Sizes:
     shapes = our_shapes(config, expert=expert)
     view = TheirView(DictSource(random_bits(shapes)), write_layout(format, config, shapes))
     return infer_sizes(view, format)
 
 
 @settings(deadline=None, max_examples=40)
-@given(config=model_configs(), format=st.sampled_from(FORMATS))
-def test_arrays_tell_the_network(config: ModelConfig, format: str) -> None:
-    expert = format not in (PALIGEMMA, PALIGEMMA_NPZ) and config.family != "pi0_fast"
+@given(config=model_configs(), format=st.sampled_from(FOREIGN))
+def test_arrays_tell_the_network(config: ModelConfig, format: Format) -> None:
+    expert = format not in WITHOUT_EXPERT and config.family != "pi0_fast"
     sizes = inferred(format, config, expert=expert)
     assert sizes.family == (config.family if expert else None)
     assert not differences(sizes, config, expert=expert)
     found = config_of(sizes, config.name)
     assert our_shapes(found, expert=expert) == our_shapes(config, expert=expert)
-    if format in (OPENPI, PALIGEMMA_NPZ):
+    if format in (Format.OPENPI_ORBAX, Format.PALIGEMMA_NPZ):
         assert found.vision == config.vision
         assert (found.heads, found.kv_heads, found.head_dim) == (config.heads, config.kv_heads, config.head_dim)
     layouts = [write_layout(format, c, our_shapes(config, expert=expert)).leaves for c in (config, found)]
@@ -64,7 +56,7 @@ def test_each_difference_is_one_sentence_with_its_override(key: str) -> None:
         if group
         else (replace(config, **{key: CHANGES[key]}))
     )
-    found = differences(inferred(OPENPI, there, expert=True), config, expert=True)
+    found = differences(inferred(Format.OPENPI_ORBAX, there, expert=True), config, expert=True)
     ((sentence, override),) = found.items()
     assert sentence.startswith(f"its {key} is {CHANGES[key]}, the configuration's is ")
     assert override == f"model.{key}={CHANGES[key]}"
@@ -72,7 +64,7 @@ def test_each_difference_is_one_sentence_with_its_override(key: str) -> None:
 
 def test_pytorch_formats_tell_only_the_product_of_heads() -> None:
     config = tiny_config("pi05")
-    sizes = inferred(LEROBOT, config, expert=True)
+    sizes = inferred(Format.LEROBOT, config, expert=True)
     assert not differences(sizes, replace(config, heads=8, kv_heads=4, head_dim=3), expert=True)
     found = differences(sizes, replace(config, heads=8, kv_heads=4), expert=True)
     assert [*found.values()] == ["model.heads and model.head_dim", "model.kv_heads and model.head_dim"]
@@ -81,15 +73,15 @@ def test_pytorch_formats_tell_only_the_product_of_heads() -> None:
 def test_a_config_json_tells_the_rest() -> None:
     config = tiny_config("pi05")
     shapes = our_shapes(config, expert=True)
-    view = TheirView(DictSource(random_bits(shapes)), write_layout(LEROBOT, config, shapes))
+    view = TheirView(DictSource(random_bits(shapes)), write_layout(Format.LEROBOT, config, shapes))
     declared = {"chunk_size": 7, "tokenizer_max_length": 90}
-    found = config_of(infer_sizes(view, LEROBOT, declared), "there")
+    found = config_of(infer_sizes(view, Format.LEROBOT, declared), "there")
     assert (found.action_horizon, found.max_prompt_tokens) == (7, 90)
 
     shapes = our_shapes(config, expert=False)
-    view = TheirView(DictSource(random_bits(shapes)), write_layout(PALIGEMMA, config, shapes))
+    view = TheirView(DictSource(random_bits(shapes)), write_layout(Format.PALIGEMMA_SAFETENSORS, config, shapes))
     declared = {"text_config": {"num_attention_heads": 4, "num_key_value_heads": 2}, "vision_config": {}}
-    found = config_of(infer_sizes(view, PALIGEMMA, declared), "there")
+    found = config_of(infer_sizes(view, Format.PALIGEMMA_SAFETENSORS, declared), "there")
     assert (found.heads, found.kv_heads, found.head_dim) == (4, 2, 6)
 
 
@@ -105,14 +97,14 @@ def test_all_differences_are_refused_at_once() -> None:
 
 def test_a_checkpoint_of_something_else_is_refused() -> None:
     shapes = {"encoder.weight": (3, 3)}
-    for format in FORMATS:
+    for format in FOREIGN:
         with pytest.raises(UserError, match=r"no array .* among 1"):
             infer_sizes(DictSource(random_bits(shapes)), format)
 
 
 def test_a_configuration_made_from_sizes_is_whole() -> None:
     config = tiny_config("pi0")
-    found = config_of(inferred(OPENPI, config, expert=True), "tiny")
+    found = config_of(inferred(Format.OPENPI_ORBAX, config, expert=True), "tiny")
     differing = {key for key, value in asdict(found).items() if value != asdict(config)[key]}
     assert differing == {"action_horizon", "max_prompt_tokens"}  # which no array tells
     assert found.max_prompt_tokens == 48

@@ -11,15 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.formats import (
-    LEROBOT,
-    OPENPI_TORCH,
-    PALIGEMMA,
-    infer_sizes,
-    our_shapes,
-    our_view,
-    write_layout,
-)
+from pi05_train.checkpoint.foreign.formats import infer_sizes, our_shapes, our_view, write_layout
+from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import TheirView, same_bits
 from tests.checkpoint.foreign.dict_source import DictSource, read_all
 from tests.checkpoint.foreign.tiny_models import golden_config, random_bits, tiny_config
@@ -37,9 +30,9 @@ def test_writes_the_names_of_openpis_converter(name: str) -> None:
     golden = json.loads(complete_path(f"openpi_torch/{name}_state_dict.json").read_text())
     config = golden_config(name)
     shapes = our_shapes(config, expert=True)
-    view = TheirView(DictSource(random_bits(shapes)), write_layout(OPENPI_TORCH, config, shapes))
+    view = TheirView(DictSource(random_bits(shapes)), write_layout(Format.OPENPI_TORCH, config, shapes))
     assert {name: spec.shape for name, spec in view.specs.items()} == names_of(golden["file_keys"])
-    lerobot = TheirView(DictSource(random_bits(shapes)), write_layout(LEROBOT, config, shapes))
+    lerobot = TheirView(DictSource(random_bits(shapes)), write_layout(Format.LEROBOT, config, shapes))
     expected = {f"model.{name}": shape for name, shape in names_of(golden["state_dict_keys"]).items()}
     assert {name: spec.shape for name, spec in lerobot.specs.items()} == expected
 
@@ -47,7 +40,7 @@ def test_writes_the_names_of_openpis_converter(name: str) -> None:
 def test_reads_openpis_converted_checkpoint() -> None:
     """Bit for bit what openpi's JAX checkpoint holds, from which it was converted."""
     source = DictSource(load_file(complete_path("openpi_torch/pi05_tiny.safetensors")))
-    view = our_view(source, OPENPI_TORCH, golden_config("pi05_tiny"), expert=True)
+    view = our_view(source, Format.OPENPI_TORCH, golden_config("pi05_tiny"), expert=True)
     expected = to_our_names(tiny_parameters("pi05_tiny"))
     ours = read_all(view)
     assert ours.keys() == expected.keys()
@@ -72,12 +65,12 @@ def test_reads_every_name_transformers_gave_to_paligemma(renamed: tuple[tuple[st
     config = tiny_config("pi05")
     shapes = our_shapes(config, expert=False)
     ours = random_bits(shapes)
-    arrays = read_all(TheirView(DictSource(ours), write_layout(PALIGEMMA, config, shapes)))
+    arrays = read_all(TheirView(DictSource(ours), write_layout(Format.PALIGEMMA_SAFETENSORS, config, shapes)))
     if head:
         arrays["lm_head.weight"] = arrays["language_model.model.embed_tokens.weight"]
     for old, new in renamed:
         arrays = {new + name.removeprefix(old) if name.startswith(old) else name: t for name, t in arrays.items()}
-    got = read_all(our_view(DictSource(arrays), PALIGEMMA, config, expert=False))
+    got = read_all(our_view(DictSource(arrays), Format.PALIGEMMA_SAFETENSORS, config, expert=False))
     assert got.keys() == ours.keys()
     assert all(same_bits(got[name], ours[name]) for name in ours)
 
@@ -88,10 +81,10 @@ def test_padding_of_the_vocabulary_is_left_out(config_json: dict[str, Any] | Non
     config = tiny_config("pi05", vocab_size=17 if config_json else 257_152)
     shapes = our_shapes(config, expert=False)
     ours = random_bits(shapes)
-    arrays = read_all(TheirView(DictSource(ours), write_layout(PALIGEMMA, config, shapes)))
+    arrays = read_all(TheirView(DictSource(ours), write_layout(Format.PALIGEMMA_SAFETENSORS, config, shapes)))
     name = "language_model.model.embed_tokens.weight"
     arrays[name] = torch.cat([arrays[name], torch.ones(64, 10)])
-    view = our_view(DictSource(arrays), PALIGEMMA, config, expert=False, config_json=config_json)
+    view = our_view(DictSource(arrays), Format.PALIGEMMA_SAFETENSORS, config, expert=False, config_json=config_json)
     assert same_bits(view.read("embedding.weight"), ours["embedding.weight"])
     rows = f"{name}[{config.vocab_size}:{config.vocab_size + 64}]"
     assert dict(view.left_out) == {rows: "padding that transformers puts behind the vocabulary"}
@@ -101,9 +94,9 @@ def test_lerobots_prefix_is_found_where_it_lacks() -> None:
     config = tiny_config("pi0")
     shapes = our_shapes(config, expert=True)
     ours = random_bits(shapes)
-    arrays = read_all(TheirView(DictSource(ours), write_layout(LEROBOT, config, shapes)))
+    arrays = read_all(TheirView(DictSource(ours), write_layout(Format.LEROBOT, config, shapes)))
     bare: dict[str, Tensor] = {name.removeprefix("model."): tensor for name, tensor in arrays.items()}
     for stored in (arrays, bare):
-        assert infer_sizes(DictSource(stored), LEROBOT).family == "pi0"
-        got = read_all(our_view(DictSource(stored), LEROBOT, config, expert=True))
+        assert infer_sizes(DictSource(stored), Format.LEROBOT).family == "pi0"
+        got = read_all(our_view(DictSource(stored), Format.LEROBOT, config, expert=True))
         assert all(same_bits(got[name], ours[name]) for name in ours)

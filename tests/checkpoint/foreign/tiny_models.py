@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from tests.golden_numbers import golden_json
+from tests.model import golden_model
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -64,26 +65,7 @@ def tiny_config(family: str, **changes: object) -> ModelConfig:
 
 def golden_config(name: str) -> ModelConfig:
     """The sizes of one of the models that openpi's reference numbers are of."""
-    sizes = golden_json("configs")[name]
-    vision, backbone = sizes["siglip"], sizes["backbone"]
-    expert = sizes.get("expert", backbone)
-    return ModelConfig(
-        name=name,
-        vision=VisionConfig(
-            sizes["image_resolution"], vision["patch_size"], vision["width"], vision["depth"], vision["mlp_dim"],
-            vision["num_heads"],
-        ),
-        backbone=TowerConfig(backbone["width"], backbone["mlp_dim"]),
-        expert=TowerConfig(expert["width"], expert["mlp_dim"]),
-        depth=backbone["depth"],
-        heads=backbone["num_heads"],
-        kv_heads=backbone["num_kv_heads"],
-        head_dim=backbone["head_dim"],
-        vocab_size=sizes["vocab_size"],
-        action_dim=sizes.get("action_dim", 7),
-        action_horizon=sizes.get("action_horizon", 10),
-        family=next(family for family in ("pi0_fast", "pi05", "pi0") if name.startswith(family)),
-    )  # fmt: skip
+    return golden_model.golden_config(golden_json("configs")[name], name=name)
 
 
 def random_bits(shapes: Shapes, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
