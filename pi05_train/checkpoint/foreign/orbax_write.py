@@ -46,7 +46,8 @@ def write_orbax(
     base = {"driver": "file", "path": f"{params.resolve()}/", "file_io_sync": False}  # the whole folder is, at the end
     database = {"driver": "ocdbt", "base": base, "config": {"max_inline_value_bytes": 1024}}
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
-    for done, (name, array) in enumerate(announced(specs, arrays)):
+    done = 0  # by hand: enumerate would hold on to the last array
+    for name, array in announced(specs, arrays):
         if progress:
             progress(done, len(specs), name)
         try:
@@ -55,6 +56,8 @@ def write_orbax(
             if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
                 raise no_space(folder, "a full disk") from error
             raise
+        del array
+        done += 1
     (params / "_METADATA").write_text(json.dumps(_tree(specs)))
     (folder / "_CHECKPOINT_METADATA").write_text(json.dumps(_finished(begun)))
 
@@ -73,7 +76,7 @@ def _write_array(kvstore: dict[str, Any], context: Any, array: Tensor) -> None:
         shape=list(array.shape),
         context=context,
     ).result()
-    bits = array.view(BITS[array.itemsize]).numpy().view(ts.dtype(dtype).numpy_dtype)
+    bits = array.detach().cpu().contiguous().view(BITS[array.itemsize]).numpy().view(ts.dtype(dtype).numpy_dtype)
     if not array.ndim:
         store.write(bits).result()
         return

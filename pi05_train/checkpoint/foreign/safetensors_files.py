@@ -168,6 +168,7 @@ def write_safetensors(
         _write(file, 0, memoryview(struct.pack("<Q", len(text)) + text))
         for name, tensor in announced(specs, tensors):
             _write(file, 8 + len(text) + begins[name], _bytes_of(tensor.detach().cpu().contiguous()))
+            del tensor
 
 
 def _write(file: BinaryIO, begin: int, view: memoryview) -> None:

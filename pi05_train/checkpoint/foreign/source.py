@@ -96,7 +96,8 @@ class Source(ABC):
 def announced(specs: Mapping[str, TensorSpec], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """`tensors` as they come, each checked against its spec; every announced one must come exactly once.
 
-    A difference is a fault of the program, not of the person, so it is an AssertionError.
+    A difference is a fault of the program, not of the person, so it is an AssertionError. Whoever takes a tensor lets it
+    go (`del`) before the next is asked for: two together may be larger than the memory.
     """
     left = dict(specs)
     for name, tensor in tensors:
@@ -104,6 +105,7 @@ def announced(specs: Mapping[str, TensorSpec], tensors: Iterable[tuple[str, Tens
         assert spec is not None, f"{name} was {'written twice' if name in specs else 'not announced'}"
         assert spec_of(tensor) == spec, f"{name} came as {spec_of(tensor)} and was announced as {spec}"
         yield name, tensor
+        del tensor
     assert not left, f"{len(left)} announced tensors never came, the first is {min(left)}"
 
 
