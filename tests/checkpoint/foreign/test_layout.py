@@ -29,7 +29,7 @@ def same(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     return some.keys() == others.keys() and all(same_bits(some[name], others[name]) for name in some)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(config=model_configs(), format=st.sampled_from(FOREIGN), dtype=st.sampled_from([torch.float32, torch.bfloat16]))
 def test_both_ways_bit_for_bit(config: ModelConfig, format: Format, dtype: torch.dtype) -> None:
     shapes = our_shapes(config, expert=has_expert(format, config))

@@ -24,7 +24,7 @@ def inferred(format: Format, config: ModelConfig, *, expert: bool) -> Sizes:
     return infer_sizes(view, format)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(config=model_configs(), format=st.sampled_from(FOREIGN))
 def test_arrays_tell_the_network(config: ModelConfig, format: Format) -> None:
     expert = format not in WITHOUT_EXPERT and config.family != "pi0_fast"

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from pi05_train.checkpoint.foreign.formats import infer_sizes, our_shapes, our_view, write_layout
+from pi05_train.checkpoint.foreign.formats import our_shapes, our_view, write_layout
 from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import TheirView, same_bits
 from tests.checkpoint.foreign.dict_source import DictSource, read_all
@@ -90,13 +89,22 @@ def test_padding_of_the_vocabulary_is_left_out(config_json: dict[str, Any] | Non
     assert dict(view.left_out) == {rows: "padding that transformers puts behind the vocabulary"}
 
 
-def test_lerobots_prefix_is_found_where_it_lacks() -> None:
+def test_reads_lerobot_and_openpi_under_their_other_prefixes() -> None:
+    """Without `model.`, and with the names that PaliGemma's parts had before transformers 4.52."""
     config = tiny_config("pi0")
     shapes = our_shapes(config, expert=True)
     ours = random_bits(shapes)
     arrays = read_all(TheirView(DictSource(ours), write_layout(Format.LEROBOT, config, shapes)))
-    bare: dict[str, Tensor] = {name.removeprefix("model."): tensor for name, tensor in arrays.items()}
-    for stored in (arrays, bare):
-        assert infer_sizes(DictSource(stored), Format.LEROBOT).family == "pi0"
-        got = read_all(our_view(DictSource(stored), Format.LEROBOT, config, expert=True))
-        assert all(same_bits(got[name], ours[name]) for name in ours)
+    bare = {name.removeprefix("model."): tensor for name, tensor in arrays.items()}
+    old = {
+        name.replace("paligemma.model.language_model.", "paligemma.language_model.model.").replace(
+            "paligemma.model.", "paligemma."
+        ): tensor
+        for name, tensor in arrays.items()
+    }
+    assert any("paligemma.language_model.model.layers.0." in name for name in old)
+    for stored in (arrays, bare, old):
+        for format in (Format.LEROBOT, Format.OPENPI_TORCH):
+            got = read_all(our_view(DictSource(stored), format, config, expert=True))
+            assert got.keys() == ours.keys()
+            assert all(same_bits(got[name], ours[name]) for name in ours)
