@@ -32,6 +32,8 @@ STATE_PROMPT = ("Task: ", ", State: {state};\nAction: ")
 
 IMAGES = "observation.images."
 STATE_STEP, _BARE_STEP = "pi05_prepare_state_tokenizer_processor_step", "pi0_new_line_processor"
+STATE_STEP_DIM = 32
+"""What LeRobot's prompt step pads the state to where its saved configuration does not say."""
 
 Json = dict[str, Any]
 
@@ -113,10 +115,10 @@ def limits(policy: LerobotPolicy, *, padded_dims_trained: bool) -> list[str]:
         )
     if policy.task_text != "{task}":
         found.append(f"The prompt was trained with more than the task: give `{policy.task_text}` as the task.")
-    if policy.prompt_state_dim:
+    if 0 < policy.prompt_state_dim < STATE_STEP_DIM:
         found.append(
-            "LeRobot 0.4.4 forgets `max_state_dim` of its prompt step when it saves the processors again, and then "
-            f"writes 32 numbers of state into the prompt instead of {policy.prompt_state_dim}: set it anew."
+            "LeRobot 0.4.4 forgets `max_state_dim` of its prompt step when it saves the processors again, and "
+            f"then writes {STATE_STEP_DIM} numbers of state into the prompt instead of {policy.prompt_state_dim}: set it anew."
         )
     if policy.model.state_token or not policy.prompt_state_dim:
         found.append("LeRobot does not clean the task: hand it over without underscores, newlines and outer spaces.")
@@ -207,7 +209,7 @@ def _config(policy: LerobotPolicy) -> Json:
         "chunk_size": model.action_horizon,
         "n_action_steps": model.action_horizon,
         # pi0 projects a state of this width; pi05 fills the state in its prompt up to it, which openpi does not.
-        "max_state_dim": model.action_dim if model.state_token else policy.state_dim,
+        "max_state_dim": model.action_dim if model.state_token else policy.prompt_state_dim or policy.state_dim,
         "max_action_dim": model.action_dim,
         "num_inference_steps": policy.euler_steps,
         "image_resolution": [size, size],

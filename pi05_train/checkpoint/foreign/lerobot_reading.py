@@ -12,6 +12,7 @@ from pi05_train.checkpoint.foreign.lerobot_files import (
     PREPROCESSOR,
     SIZES,
     STATE_STEP,
+    STATE_STEP_DIM,
     TOWERS,
     Json,
     LerobotPolicy,
@@ -22,8 +23,6 @@ from pi05_train.checkpoint.foreign.lerobot_statistics import entry_of, kind_of
 from pi05_train.errors import UserError
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 
-_STATE_STEP_DIM = 32
-"""What LeRobot's prompt step pads the state to where its saved configuration does not say."""
 _FIXED: Json = {"n_obs_steps": 1, "use_peft": False, "min_period": 4e-3, "max_period": 4.0, "rtc_config": None}
 """What the network or its sampler here would otherwise compute differently."""
 
@@ -83,7 +82,7 @@ def _prompt_state_dim(folder: Path, config: Json) -> int:
         return max(state_dim, int(config["max_state_dim"]))
     for step in _read_json(folder / PREPROCESSOR)["steps"]:
         if step.get("registry_name") == STATE_STEP:
-            return max(state_dim, int(step.get("config", {}).get("max_state_dim", _STATE_STEP_DIM)))
+            return max(state_dim, int(step.get("config", {}).get("max_state_dim", STATE_STEP_DIM)))
     return 0
 
 

@@ -315,6 +315,14 @@ def test_lerobots_own_folder_is_read(tmp_path: Path) -> None:
     assert read_statistics(tmp_path) == {}
 
 
+def test_lerobots_padded_prompt_stays_padded_when_we_write_the_folder(tmp_path: Path) -> None:
+    lerobots_own(tmp_path)
+    found = read_policy(tmp_path)
+    write_policy(tmp_path, found, {"state": entry_of_ones(6), "actions": entry_of_ones(6)})
+    assert read_policy(tmp_path) == found
+    assert json.loads((tmp_path / "config.json").read_text())["max_state_dim"] == 32
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
