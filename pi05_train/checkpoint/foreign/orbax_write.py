@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,9 @@ HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckp
 DICT_KEY = 2
 """orbax's number for a step of a path that is a dictionary's key."""
 CODEC = {"id": "zstd", "level": 1}
-Progress = Callable[[int, int, str], None]
-"""(tensors done, of how many, which one now)."""
 
 
-def write_orbax(
-    folder: Path,
-    specs: Mapping[str, TensorSpec],
-    arrays: Iterable[tuple[str, Tensor]],
-    *,
-    progress: Progress | None = None,
-) -> None:
+def write_orbax(folder: Path, specs: Mapping[str, TensorSpec], arrays: Iterable[tuple[str, Tensor]]) -> None:
     """Fill `folder`, which exists and is empty, as openpi's `<step>/`: `params/` and a note that the save was finished.
 
     Names are paths below `params` with slashes. `arrays` come in any order, each announced in `specs`. Call it inside
@@ -46,10 +38,7 @@ def write_orbax(
     base = {"driver": "file", "path": f"{params.resolve()}/", "file_io_sync": False}  # the whole folder is, at the end
     database = {"driver": "ocdbt", "base": base, "config": {"max_inline_value_bytes": 1024}}
     context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
-    done = 0  # by hand: enumerate would hold on to the last array
     for name, array in announced(specs, arrays):
-        if progress:
-            progress(done, len(specs), name)
         try:
             _write_array(database | {"path": f"{'.'.join(_path(name))}/"}, context, array)
         except ValueError as error:  # all that tensorstore raises
@@ -57,7 +46,6 @@ def write_orbax(
                 raise no_space(folder, "a full disk") from error
             raise
         del array
-        done += 1
     (params / "_METADATA").write_text(json.dumps(_tree(specs)))
     (folder / "_CHECKPOINT_METADATA").write_text(json.dumps(_finished(begun)))
 

@@ -96,8 +96,8 @@ class Source(ABC):
 def announced(specs: Mapping[str, TensorSpec], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """`tensors` as they come, each checked against its spec; every announced one must come exactly once.
 
-    A difference is a fault of the program, not of the person, so it is an AssertionError. Whoever takes a tensor lets it
-    go (`del`) before the next is asked for: two together may be larger than the memory.
+    A difference is a fault of the program, not of the person, so it is an AssertionError. Whoever takes a tensor lets
+    it go (`del`) before the next is asked for: two may not fit. `enumerate` and `zip` hold on to the last one.
     """
     left = dict(specs)
     for name, tensor in tensors:
