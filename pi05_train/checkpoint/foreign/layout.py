@@ -70,13 +70,14 @@ class Layout:
 
     def __post_init__(self) -> None:
         placed = [piece.name for leaf in self.leaves.values() for piece in leaf.pieces]
-        assert len(placed) == len(set(placed)), "a parameter lies in two leaves"
-        assert set(placed) <= self.ours.keys(), set(placed) - self.ours.keys()
-        homeless = [name for name in self.ours if name not in set(placed)]
+        homes = set(placed)
+        assert len(placed) == len(homes), "a parameter lies in two leaves"
+        assert homes <= self.ours.keys(), homes - self.ours.keys()
+        homeless = [name for name in self.ours if name not in homes]
         if homeless:
             lora = any(".lora_" in name for name in homeless)
             raise UserError(
-                f"{self.what}",
+                self.what,
                 got=f"{some(homeless)} to put there",
                 expected="parameters that this format has a place for",
                 do="merge the adapters into the weights first" if lora else "choose another format, or leave it out",
