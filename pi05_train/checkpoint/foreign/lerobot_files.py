@@ -68,10 +68,12 @@ def policy_of(
     separator: str,
     euler_steps: int,
     dtype: str = "float32",
+    control_mode: str | None = None,
 ) -> LerobotPolicy:
-    """The policy that serves one of our sources; `low_level` and `separator` are its prompt's templates.
+    """The policy that serves one of our sources.
 
-    Refuses what LeRobot has no way to do: another family, relative actions, another prompt, another dtype.
+    `low_level`, `separator` and `control_mode` are the templates of its prompt. Refuses what LeRobot has no way to do:
+    another family, relative actions, another prompt, another dtype.
     """
     where = f"LeRobot export of source {card.name}"
     if model.family not in ("pi0", "pi05"):
@@ -87,6 +89,8 @@ def policy_of(
         )
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"{where}, dtype", got=dtype, expected="float32 or bfloat16", do="choose one of them")
+    if control_mode is not None:
+        low_level = low_level.replace("{control_mode}", control_mode.replace("{control_mode}", card.control_mode))
     task_text, state = _task_text(where, low_level, separator, model.family)
     cameras = tuple(camera for camera in CAMERAS if camera in card.cameras)
     dims = (card.state_dim, card.action_dim)
@@ -117,8 +121,8 @@ def limits(policy: LerobotPolicy, *, padded_dims_trained: bool) -> list[str]:
         found.append(f"The prompt was trained with more than the task: give `{policy.task_text}` as the task.")
     if 0 < policy.prompt_state_dim < STATE_STEP_DIM:
         found.append(
-            "LeRobot 0.4.4 forgets `max_state_dim` of its prompt step when it saves the processors again, and "
-            f"then writes {STATE_STEP_DIM} numbers of state into the prompt instead of {policy.prompt_state_dim}: set it anew."
+            "LeRobot 0.4.4 forgets `max_state_dim` of its prompt step when it saves the processors: set it anew, or "
+            f"the prompt will hold {STATE_STEP_DIM} numbers of state instead of {policy.prompt_state_dim}."
         )
     if policy.model.state_token or not policy.prompt_state_dim:
         found.append("LeRobot does not clean the task: hand it over without underscores, newlines and outer spaces.")

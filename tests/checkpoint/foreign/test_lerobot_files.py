@@ -241,9 +241,11 @@ def test_pi05_without_the_state_in_its_prompt_gets_pi0s_prompt_step(tmp_path: Pa
 
 
 def test_more_words_around_the_task_are_told() -> None:
-    told = policy(low_level="Task: {task} {control_mode}, State: {state};\nAction: ")
-    assert told.task_text == "{task} {control_mode}"
-    assert any("{task} {control_mode}" in sentence for sentence in limits(told, padded_dims_trained=True))
+    told = policy(
+        low_level="Task: {task} {control_mode}, State: {state};\nAction: ", control_mode="<mode> {control_mode} <mode>"
+    )
+    assert told.task_text == "{task} <mode> joint <mode>"
+    assert any("{task} <mode> joint <mode>" in sentence for sentence in limits(told, padded_dims_trained=True))
 
 
 def test_limits_name_what_differs() -> None:
