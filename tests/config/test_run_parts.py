@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pi05_train.checkpoint.config import CheckpointConfig, check_checkpoint
-from pi05_train.config.compose import compose
+from pi05_train.config.compose import compose, read_config, to_yaml
 from pi05_train.config.run_parts import (
     EngineConfig,
     LoggerConfig,
@@ -65,6 +65,20 @@ def test_shipped_values_are_possible(group: str, path: Path) -> None:
 def test_impossible_values_are_refused_by_key(group: str, change: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=rf"^{named}: "):
         check_run_parts(**(GOOD | {group: replace(GOOD[group], **change)}))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (resource("conf") / "adaptation").glob("*.yaml")))
+def test_shipped_adaptations_compose_and_are_read_back(name: str, tmp_path: Path) -> None:
+    config = compose(["experiment=pi05_posttrain", f"adaptation={name}", "data.root=/data"])
+    assert bool(config.adaptation.lora) == bool(config.adaptation.freeze) == (name != "none")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_impossible_adaptations_are_refused_by_key() -> None:
+    rule = "{pattern: layers.*, rank: 4, alpha: 4.0, scaling: none}"
+    with pytest.raises(UserError, match=r"^adaptation\.lora\.0\.scaling: "):
+        compose(["experiment=pi05_pretrain", "data.root=/data", f"adaptation.lora=[{rule}]"])
 
 
 def test_a_cosine_end_matters_only_to_the_cosine() -> None:
