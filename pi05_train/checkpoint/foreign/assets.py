@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pi05_train.checkpoint.foreign.orbax import MANIFEST
 from pi05_train.checkpoint.foreign.place import Place, is_url, local_path
@@ -35,8 +35,14 @@ def find_assets(where: str) -> Assets:
     if place.read(MANIFEST) is not None:
         place = place.parent()
     assets = place.below(FOLDER)
-    names = [name for name in assets.names() if name.split("/")[-1] == STATISTICS]
+    names = [name for name in assets.names() if name.split("/")[-1] == STATISTICS and _stays_below(name)]
     return Assets(assets.read_all(names))
+
+
+def _stays_below(name: str) -> bool:
+    """Whether a path would be written where it says; a bucket's keys may be any text."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def write_assets(folder: Path, files: Mapping[str, bytes]) -> None:
