@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pi05_train.checkpoint.integrity import delete, is_complete, unreadable, verify, write_atomically
+from pi05_train.checkpoint.integrity import COMPLETE, delete, is_complete, unreadable, verify, write_atomically
 from pi05_train.checkpoint.tensors import check_fit, read_tensors, shapes, stored_shapes, write_tensors
 from pi05_train.errors import UserError
 
@@ -56,6 +56,24 @@ def steps_saved(run: Path) -> list[int]:
 def latest(run: Path) -> int | None:
     """The newest complete checkpoint's step; saves that were cut off do not count."""
     return max(steps_saved(run), default=None)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint folder meant by `path`: itself, or the newest complete one of a run folder."""
+    if (path / COMPLETE).is_file() or path.name.startswith("step-"):
+        verify(path)
+        return path
+    step = latest(path)
+    if step is None:
+        raise UserError(
+            f"checkpoint in {path}",
+            got="no complete checkpoint",
+            expected="a run folder with checkpoints/step-*/, or one such folder",
+            do="check the path",
+        )
+    folder = step_folder(path, step)
+    verify(folder)
+    return folder
 
 
 def prune(run: Path, keep_last: int) -> None:

@@ -1,48 +1,41 @@
-"""Weights of an earlier run as the start of a new one."""
+"""Weights of an earlier run, or imported ones, as the start of a new run."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.integrity import COMPLETE, verify
-from pi05_train.checkpoint.run_state import latest, step_folder
+from pi05_train.checkpoint.foreign.own import MODEL, WeightsFolder
+from pi05_train.checkpoint.run_state import find_checkpoint
 from pi05_train.checkpoint.tensors import check_fit, read_tensors, stored_shapes
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import is_lora
+from pi05_train.model.config import ModelConfig
 from pi05_train.model.pi05 import Pi05
 
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint folder meant by `path`: itself, or the newest complete one of a run folder."""
-    if (path / COMPLETE).is_file() or path.name.startswith("step-"):
-        verify(path)
-        return path
-    step = latest(path)
-    if step is None:
-        raise UserError(
-            f"checkpoint in {path}",
-            got="no complete checkpoint",
-            expected="a run folder with checkpoints/step-*/, or one such folder",
-            do="check the path",
-        )
-    folder = step_folder(path, step)
-    verify(folder)
-    return folder
+BESIDE_THE_NETWORK = ("name", "action_horizon", "max_prompt_tokens")
+"""What may differ between imported weights and the network that they start: no weight knows of it."""
 
 
 def load_weights(path: Path, model: Pi05, *, ema: bool) -> bool:
-    """Fill `model` from a run folder or checkpoint, averaged (`ema`) or raw weights; return whether an expert came too.
+    """Fill `model` from a run folder or checkpoint, averaged (`ema`) or raw weights, or from a weights folder, which
+    has one kind; return whether an expert came too.
 
-    The backbone must be there whole. A checkpoint without an expert leaves the model's expert as it is (stage 2 begins
-    so), and one without LoRA leaves the model's LoRA; an expert or LoRA the model has no place for, or any other
+    The backbone must be there whole. Weights without an expert leave the model's expert as it is (stage 2 begins so),
+    and those without LoRA leave the model's LoRA; an expert or LoRA the model has no place for, or any other
     difference, is refused.
     """
+    if (path / MODEL).is_file():
+        return _load_folder(path, model)
     folder = find_checkpoint(path)
     kind = "ema" if ema else "model"
-    stored = {name: shape for name, shape in stored_shapes(folder).items() if name.startswith(f"{kind}.")}
+    shapes = stored_shapes(folder)
+    stored = {name.removeprefix(f"{kind}."): shape for name, shape in shapes.items() if name.startswith(f"{kind}.")}
     if not stored:
         raise UserError(
             f"checkpoint {folder}",
@@ -50,15 +43,48 @@ def load_weights(path: Path, model: Pi05, *, ema: bool) -> bool:
             expected="weights under 'ema'",
             do="load the raw weights; its run had optimizer.ema_decay=null",
         )
-    parameters = {f"{kind}.{name}": parameter.detach() for name, parameter in model.named_parameters()}
-    expert = {f"{kind}.{name}" for name, _ in model.expert_parameters()}
-    if expert and not expert & stored.keys():
+    parameters = _to_fill(folder, stored, model)
+    read_tensors(folder, {kind: parameters})
+    return _has_expert(parameters, model)
+
+
+@torch.no_grad()
+def _load_folder(path: Path, model: Pi05) -> bool:
+    """Imported weights, one tensor at a time."""
+    opened = WeightsFolder.open(path)
+    _check_network(path, opened.model["model"], model.config)
+    parameters = _to_fill(path, {name: spec.shape for name, spec in opened.source.specs.items()}, model)
+    for name in parameters:
+        parameters[name].copy_(opened.source.read(name))
+    return _has_expert(parameters, model)
+
+
+def _to_fill(folder: Path, stored: Mapping[str, tuple[int, ...]], model: Pi05) -> dict[str, Tensor]:
+    """The parameters that the stored weights fill, once everything fits."""
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    expert = {name for name, _ in model.expert_parameters()}
+    if not expert & stored.keys():
         parameters = {name: value for name, value in parameters.items() if name not in expert}
     parameters = _without_new_lora(folder, stored, parameters)
     wanted = {name: tuple(value.shape) for name, value in parameters.items()}
-    check_fit(folder, stored, wanted, "use the model size and stage of the run that saved it")
-    read_tensors(folder, {kind: {name.removeprefix(f"{kind}."): value for name, value in parameters.items()}})
-    return bool(expert & parameters.keys())
+    check_fit(folder, dict(stored), wanted, "use the model size and stage of the run that saved it")
+    return parameters
+
+
+def _has_expert(filled: Mapping[str, Tensor], model: Pi05) -> bool:
+    return any(name in filled for name, _ in model.expert_parameters())
+
+
+def _check_network(path: Path, saved: Mapping[str, Any], config: ModelConfig) -> None:
+    """Heads and family are in no shape, so the description beside the weights is compared."""
+    for key, now in asdict(config).items():
+        if key not in BESIDE_THE_NETWORK and saved[key] != now:
+            raise UserError(
+                f"weights {path}, model.{key}",
+                got=saved[key],
+                expected=f"{now}, as configured",
+                do="set the model that these weights were imported with",
+            )
 
 
 def _without_new_lora(folder: Path, stored: Collection[str], parameters: dict[str, Tensor]) -> dict[str, Tensor]:

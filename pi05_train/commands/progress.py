@@ -43,6 +43,6 @@ def _lines(console: Console, what: str) -> Report:
         nonlocal tenth
         if total and 10 * done // total > tenth:
             tenth = 10 * done // total
-            console.print(f"{what} {done}/{total} {now}".rstrip(), highlight=False)
+            console.print(f"{what} {done}/{total} {now}".rstrip(), highlight=False, soft_wrap=True)
 
     return report

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pi05_train.checkpoint.run_state import save
-from pi05_train.checkpoint.weights import find_checkpoint, load_weights
+from pi05_train.checkpoint.run_state import find_checkpoint, save
+from pi05_train.checkpoint.weights import load_weights
 from pi05_train.errors import UserError
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.model.pi05 import Pi05

@@ -13,15 +13,17 @@ from pi05_train.checkpoint.foreign.source import TensorSource
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor in both checkpoints."""
+    """One tensor of either checkpoint."""
 
     name: str
     what: str
-    """"" where both hold the same bits, else one sentence part for a person."""
+    """Of a tensor in both: "" where they hold the same bits, else a sentence part for a person."""
+    missing_in: str = ""
+    """"first" or "second": the checkpoint without it."""
 
     @property
     def equal(self) -> bool:
-        return not self.what
+        return not (self.what or self.missing_in)
 
 
 def compare(first: TensorSource, second: TensorSource) -> Iterator[Difference]:
@@ -29,14 +31,14 @@ def compare(first: TensorSource, second: TensorSource) -> Iterator[Difference]:
     for name, spec in first.specs.items():
         other = second.specs.get(name)
         if other is None:
-            yield Difference(name, "only in the first")
+            yield Difference(name, "", missing_in="second")
         elif other.shape != spec.shape:
             yield Difference(name, f"shape {list(spec.shape)} and {list(other.shape)}")
         else:
             yield Difference(name, _compared(first.read(name), second.read(name)))
     for name in second.specs:
         if name not in first.specs:
-            yield Difference(name, "only in the second")
+            yield Difference(name, "", missing_in="first")
 
 
 def _compared(first: Tensor, second: Tensor) -> str:

@@ -123,7 +123,7 @@ class OurView(Source):
                     f"checkpoint {self.where}",
                     got=f"different arrays {name} and {copy}",
                     expected="one array under both names: the network has a single token embedding",
-                    do=f"say which one counts (take={name} or take={copy})",
+                    do=f"say which one counts: --take {name} or --take {copy}",
                 )
 
     def _left_out(self) -> dict[str, str]:
@@ -222,7 +222,7 @@ def _with_taken(source: TensorSource, stored_names: Mapping[str, list[str]], tak
     twice = [name for names in stored_names.values() if len(names) > 1 for name in names]
     if take not in twice:
         expected = f"one of {', '.join(twice)}" if twice else "nothing: no array is stored twice"
-        raise UserError(f"take, for checkpoint {source.where}", got=take, expected=expected, do="change or drop it")
+        raise UserError(f"--take, for checkpoint {source.where}", got=take, expected=expected, do="change or drop it")
     return {leaf: [take] if take in names else names for leaf, names in stored_names.items()}
 
 

@@ -27,7 +27,8 @@ class Merged:
             return weight
         rule = rule_for(module, self._rules)
         assert rule is not None, f"{self.where} has LoRA on {module} and no rule for it"
-        return merged_weight(weight, *(self._source.read(f"{module}.{part}") for part in (LORA_A, LORA_B)), rule)
+        lora_a, lora_b = self._source.read(f"{module}.{LORA_A}"), self._source.read(f"{module}.{LORA_B}")
+        return merged_weight(weight, lora_a, lora_b, rule)
 
 
 class Cast:
