@@ -39,7 +39,7 @@ class _Export:
 
 
 def export(where: str, folder: str, to: str, *, weights: str | None, source: str | None, dtype: str) -> None:
-    """Write a run's weights ("ema", "raw", or None: averaged if it has them), or a weights folder, in another format."""
+    """Write a run's weights ("ema", "raw", or None: averaged if it has them) or a weights folder in another format."""
     format = EXPORTS[to]
     found = identify(where)
     if found in FOREIGN:
