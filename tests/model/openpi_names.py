@@ -80,9 +80,8 @@ def _block(ours: dict[str, Leaf], name: str, leaves: Mapping[str, Leaf], i: int,
     q, (k, v) = leaves[f"{layers}/attn/q_einsum{tower}/w"][i], leaves[f"{layers}/attn/kv_einsum{tower}/w"][i]
     out = leaves[f"{layers}/attn/attn_vec_einsum{tower}/w"][i]
     gate, up = leaves[f"{layers}/mlp{tower}/gating_einsum"][i]
-    ours[f"{name}.q_proj.weight"] = q.transpose(0, 2, 1).reshape(-1, q.shape[1])
-    ours[f"{name}.k_proj.weight"] = k[0].T
-    ours[f"{name}.v_proj.weight"] = v[0].T
+    for proj, heads in (("q_proj", q), ("k_proj", k), ("v_proj", v)):
+        ours[f"{name}.{proj}.weight"] = heads.transpose(0, 2, 1).reshape(-1, heads.shape[1])
     ours[f"{name}.o_proj.weight"] = out.reshape(-1, out.shape[-1]).T
     ours[f"{name}.gate_proj.weight"] = gate.T
     ours[f"{name}.up_proj.weight"] = up.T
