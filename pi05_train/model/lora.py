@@ -72,12 +72,11 @@ def apply_lora(model: Pi05, rules: Sequence[LoraRule]) -> None:
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     assert not any(isinstance(linear, LoraLinear) for linear in linears.values()), "this model has LoRA already"
-    for i, rule in enumerate(rules):
-        if not any(map(rule.fits, linears)):
-            raise _fits_nothing(f"adaptation.lora.{i}.pattern", rule.pattern, linears, "linear layer")
+    for i, written in enumerate(rules):
+        if not any(map(written.fits, linears)):
+            raise _fits_nothing(f"adaptation.lora.{i}.pattern", written.pattern, linears, "linear layer")
     for name, linear in linears.items():
-        rule = rule_for(name, rules)
-        if rule is not None:
+        if (rule := rule_for(name, rules)) is not None:
             path, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(path), leaf, _with_lora(name, linear, rule, model.config))
 
