@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pi05_train.checkpoint.foreign.orbax import MANIFEST
 from pi05_train.checkpoint.foreign.place import Place, is_url, local_path
+from pi05_train.errors import UserError
 
 FOLDER = "assets"
 STATISTICS = "norm_stats.json"
@@ -35,8 +36,11 @@ def find_assets(where: str) -> Assets:
     if place.read(MANIFEST) is not None:
         place = place.parent()
     assets = place.below(FOLDER)
-    names = [name for name in assets.names() if name.split("/")[-1] == STATISTICS and _stays_below(name)]
-    return Assets(assets.read_all(names))
+    try:
+        names = assets.names()
+    except UserError as error:  # a bucket may hand out what it does not list
+        return Assets({}, f"no statistics: {error}")
+    return Assets(assets.read_all(name for name in names if name.split("/")[-1] == STATISTICS and _stays_below(name)))
 
 
 def _stays_below(name: str) -> bool:

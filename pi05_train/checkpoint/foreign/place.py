@@ -23,7 +23,8 @@ RETRIES = {"max_retries": 5, "initial_delay": "0.5s", "max_delay": "4s"}
 """About 12 seconds in all where the address refuses at once; tensorstore's own 32 retries take many minutes."""
 CACHE_BYTES = 64 << 20
 """For the indices of a database; numbers are never cached."""
-SCHEMES = ("gs", "s3", "http", "https")
+FAILURES = (ValueError, IndexError, OSError, RuntimeError)
+"""What tensorstore raises; an OSError may be that nothing came in time."""
 
 
 def is_url(where: str) -> bool:
@@ -46,8 +47,8 @@ class Place:
         self._context = context or ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
         try:
             self._store = ts.KvStore.open(self._spec, context=self._context).result(timeout=SECONDS)
-        except (ValueError, OSError) as error:
-            raise self._refusal("the address", _said(error)) from error
+        except FAILURES as error:
+            raise self._refusal("the address", error, SECONDS) from error
 
     def below(self, name: str) -> Place:
         """The folder `name` in this one."""
@@ -78,10 +79,8 @@ class Place:
         seconds = seconds or SECONDS
         try:
             return future.result(timeout=seconds)
-        except TimeoutError as error:
-            raise self._refusal(what, f"no answer in {seconds:.0f} seconds") from error
-        except (ValueError, OSError) as error:  # tensorstore's failures
-            raise self._refusal(what, _said(error)) from error
+        except FAILURES as error:
+            raise self._refusal(what, error, seconds) from error
 
     def read(self, key: str, what: str = "") -> bytes | None:
         """The value of a key; None where there is no such key."""
@@ -96,32 +95,34 @@ class Place:
     def blocks(self, key: str, what: str) -> Iterator[bytes]:
         """The value of a key in blocks, the next one fetched while one is worked on; nothing if the key is absent."""
         at, coming = 0, self.ask(key, slice(0, BLOCK_BYTES))
-        while True:
-            try:
-                found = coming.result(timeout=BLOCK_SECONDS)
-            except ValueError as error:
-                if "OUT_OF_RANGE" not in str(error):
-                    raise self._refusal(what, _said(error)) from error
-                found = self.wait(self.ask(key, slice(at, None)), what, BLOCK_SECONDS)  # the rest, less than a block
-                yield bytes(found.value)
+        while (block := self._block(coming, what)) is not None:
+            if not block:
                 return
-            except TimeoutError as error:
-                raise self._refusal(what, f"no answer in {BLOCK_SECONDS} seconds") from error
-            if found.state == "missing":
-                return
-            at += len(found.value)
+            at += len(block)
             coming = self.ask(key, slice(at, at + BLOCK_BYTES))
-            yield bytes(found.value)
+            yield block
+        rest = self.wait(self.ask(key, slice(at, None)), what, BLOCK_SECONDS)  # less than a block
+        yield bytes(rest.value)
+
+    def _block(self, future: Any, what: str) -> bytes | None:
+        """Its bytes; None if they would reach beyond the value's end."""
+        try:
+            return bytes(future.result(timeout=BLOCK_SECONDS).value)
+        except FAILURES as error:
+            if "OUT_OF_RANGE" in str(error):
+                return None
+            raise self._refusal(what, error, BLOCK_SECONDS) from error
 
     def names(self) -> list[str]:
         """Every key, in order, where `can_list`."""
-        return [key.decode() for key in self.wait(self._store.list(), "the list of arrays", BLOCK_SECONDS)]
+        return [key.decode() for key in self.wait(self._store.list(), "the list of names", BLOCK_SECONDS)]
 
     def json(self) -> dict[str, Any]:
         """How tensorstore opens this place."""
         return self._spec
 
-    def _refusal(self, what: str, got: str) -> UserError:
+    def _refusal(self, what: str, error: Exception, seconds: float) -> UserError:
+        got = f"no answer in {seconds:.0f} seconds" if isinstance(error, TimeoutError) else _said(error)
         do = "fetch or copy the whole folder again"
         if is_url(self.where):
             do = "check the address, the network and the credentials, or fetch the folder and give its path"
@@ -129,9 +130,9 @@ class Place:
 
 
 def _said(error: Exception) -> str:
-    """The cause in tensorstore's message, without codes and counts."""
+    """The cause in tensorstore's message, without what only it understands."""
     first = str(error).splitlines()[0]
-    return re.sub(r"^[A-Z_]+: |All \d+ retry attempts failed: | \[[a-z_]+='.*", "", first)[:300]
+    return re.sub(r"ABORTED: |All \d+ retry attempts failed: | \[(curl_code|x-[a-z0-9-]+)='[^']*'\]", "", first)[:300]
 
 
 def _spec(where: str) -> dict[str, Any]:
@@ -154,10 +155,13 @@ def _spec(where: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _s3_service() -> dict[str, str]:
-    """Another service than Amazon's, where the usual variable names one."""
+def _s3_service() -> dict[str, Any]:
+    """Where and as whom, by the usual variables; another service than Amazon's has to be named by them."""
+    spec: dict[str, Any] = {}
+    if {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= os.environ.keys():
+        spec["aws_credentials"] = {"type": "environment"}  # the search for others, the default, complains at length
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not endpoint:
-        return {}
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return {"endpoint": endpoint, "aws_region": region}
+    if endpoint:
+        spec["endpoint"] = endpoint
+        spec["aws_region"] = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return spec

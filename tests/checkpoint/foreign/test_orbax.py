@@ -299,6 +299,21 @@ def test_http_says_that_it_cannot_list_statistics(server: str) -> None:
     assert "fetch its assets/" in found.note
 
 
+def test_statistics_of_a_bucket_stay_below_assets(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["droid/norm_stats.json", "droid/other.json", "../../norm_stats.json", "/etc/norm_stats.json"]
+    monkeypatch.setattr(place.Place, "can_list", True)
+    monkeypatch.setattr(place.Place, "names", lambda _: names)
+    for where in (server, f"{server}/params"):
+        assert find_assets(where).files == {"droid/norm_stats.json": STATISTICS}
+
+
+def test_a_bucket_that_lists_nothing_still_gives_its_weights(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place.Place, "can_list", True)  # http refuses to list, as some buckets do
+    found = find_assets(server)
+    assert not found.files
+    assert found.note.startswith("no statistics: ")
+
+
 def test_an_address_without_a_checkpoint_is_refused(server: str) -> None:
     with pytest.raises(UserError, match=r"no manifest\.ocdbt.*local copy"):
         OrbaxSource(f"{server}/assets")
