@@ -13,7 +13,7 @@ from pi05_train.checkpoint.foreign.formats import FOREIGN
 from pi05_train.checkpoint.foreign.identify import Format, identify
 from pi05_train.checkpoint.foreign.lerobot_files import LerobotPolicy, limits, policy_of
 from pi05_train.checkpoint.foreign.merged import Merged
-from pi05_train.checkpoint.foreign.model_card import Exported, model_card
+from pi05_train.checkpoint.foreign.model_card import GEMMA_NOTICE, Exported, model_card
 from pi05_train.checkpoint.foreign.own import Kind, RunSource, WeightsFolder
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import enabled_cards
@@ -25,6 +25,12 @@ from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig
 from pi05_train.samples.card import SourceCard
 
+OPENPI = (Format.OPENPI_ORBAX, Format.OPENPI_TORCH)
+PADDED_DIMS = (
+    "Action dimensions beyond the robot's own were not in the flow loss. openpi integrates them too, from outputs that "
+    "were not trained; this project's sampler does not. Train with stage.objective.openpi_exact=true to have the same "
+    "actions from both."
+)
 KINDS: dict[str | None, Kind | None] = {"ema": "ema", "raw": "model", None: None}
 
 
@@ -50,9 +56,12 @@ def export(where: str, folder: str, to: str, *, weights: str | None, source: str
         made = _of_run(Path(where), KINDS[weights], source, format, dtype)
     else:
         made = _of_weights_folder(Path(where), format, dtype)
-    card = model_card(Exported(format=to, dtype=dtype, limits=made.limits, **made.card))
+    exported = Exported(format=to, dtype=dtype, limits=made.limits, **made.card)
+    notice = GEMMA_NOTICE if exported.gemma else ""
     with progress_bar("exporting") as report:
-        count = export_checkpoint(made.weights, Path(folder), format, card=card, dtype=dtype, report=report)
+        count = export_checkpoint(
+            made.weights, Path(folder), format, card=model_card(exported), notice=notice, dtype=dtype, report=report
+        )
     print(f"{folder}: {count} arrays for {format.value}")
     for sentence in made.limits:
         print(f"note: {sentence}")
@@ -68,6 +77,8 @@ def _of_run(path: Path, kind: Kind | None, source: str | None, format: Format, d
         assert card is not None
         policy = _policy(config, card, dtype)
         sentences = limits(policy, padded_dims_trained=config.stage.objective.openpi_exact)
+    elif format in OPENPI and config.stage.objective.expert and not config.stage.objective.openpi_exact:
+        sentences = [PADDED_DIMS]
     weights = Weights(
         Merged(stored, config.adaptation.lora),
         config.model,
@@ -96,6 +107,7 @@ def _policy(config: Config, card: SourceCard, dtype: str) -> LerobotPolicy:
         normalisation=config.data.normalisation,
         low_level=config.templates.low_level,
         separator=config.templates.low_level_separator,
+        control_mode=config.templates.control_mode,
         euler_steps=config.evaluation.euler_steps,
         dtype=dtype,
     )
@@ -134,4 +146,6 @@ def _of_weights_folder(path: Path, format: Format, dtype: str) -> _Export:
     weights = Weights(Merged(opened.source, adaptation.lora), model, statistics, policy, asset_path("lerobot"))
     origin = {key: opened.origin[key] for key in ("format", "where")}
     about = {"name": path.resolve().name, "weights": "as imported", "model": asdict(model), "origin": origin}
-    return _Export(weights, about)
+    if policy is None:
+        return _Export(weights, about)
+    return _Export(weights, about | {"normalisation": policy.normalisation}, limits(policy, padded_dims_trained=True))

@@ -47,9 +47,18 @@ class Weights:
 
 
 def export_checkpoint(
-    weights: Weights, folder: Path, format: Format, *, card: str, dtype: str = "float32", report: Report | None = None
+    weights: Weights,
+    folder: Path,
+    format: Format,
+    *,
+    card: str,
+    notice: str = "",
+    dtype: str = "float32",
+    report: Report | None = None,
 ) -> int:
-    """Write `folder` in another program's format with `card` as its README.md; returns how many arrays it holds.
+    """Write `folder` in another program's format, with `card` as its README.md; returns how many arrays it holds.
+
+    A `notice` is what a licence asks to stand beside the weights.
 
     PaliGemma has no place for the expert, which is left out. An older `folder` is replaced once the new one is whole.
     """
@@ -66,6 +75,8 @@ def export_checkpoint(
             write_safetensors(temporary / "model.safetensors", view.specs, read_all(view, report))
         _write_beside(temporary, weights, format, dtype)
         (temporary / "README.md").write_text(card)
+        if notice:
+            (temporary / "Notice").write_text(notice + "\n")
 
     write_atomically(folder, write, needed_bytes=total_bytes(view.specs) + NOTICE_BYTES, listed=False)
     return len(view.specs)
@@ -74,8 +85,8 @@ def export_checkpoint(
 def _write_beside(folder: Path, weights: Weights, format: Format, dtype: str) -> None:
     if format is Format.LEROBOT:
         assert weights.lerobot is not None
-        statistics = json.loads(weights.statistics[weights.lerobot_statistics])["norm_stats"]
-        write_policy(folder, weights.lerobot, statistics)
+        found = weights.statistics.get(weights.lerobot_statistics)
+        write_policy(folder, weights.lerobot, json.loads(found)["norm_stats"] if found else {})
         return
     if format is Format.PALIGEMMA_SAFETENSORS:
         (folder / "config.json").write_text(json.dumps(paligemma_config(weights.model, dtype), indent=2) + "\n")
