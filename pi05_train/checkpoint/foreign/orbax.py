@@ -74,16 +74,17 @@ def _tree(place: Place) -> tuple[dict[str, tuple[str, ...]], bool]:
         paths = [tuple(str(part["key"]) for part in leaf["key_metadata"]) for leaf in leaves]
     except (ValueError, KeyError, TypeError) as error:
         raise half_there(place.where, "_METADATA", f"content that does not read ({error!r})") from error
-    roots = sorted({path[0] for path in paths})
-    if roots != [ROOT]:
+    inside = {".".join(path): path[1:] for path in paths if path[0] == ROOT}
+    if not inside or metadata.get("use_zarr3"):
+        roots = ", ".join(sorted({path[0] for path in paths})) or "nothing"
         raise UserError(
             f"openpi checkpoint {place.where}",
-            got=f"a tree of {', '.join(roots) or 'nothing'}",
-            expected=f"a tree of {ROOT}",
-            do="give the folder of the parameters, not of the training state",
+            got="arrays of zarr 3" if inside else f"a tree of {roots}",
+            expected="arrays of zarr 2, as openpi saves them" if inside else f"a tree of {ROOT}",
+            do="give the folder of parameters that openpi saved",
         )
     stored = bool(metadata.get("store_array_data_equal_to_fill_value", False))
-    return {".".join(path): path[1:] for path in paths}, stored
+    return inside, stored
 
 
 def _is_array(leaf: Mapping[str, Any]) -> bool:

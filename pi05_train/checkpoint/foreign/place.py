@@ -21,6 +21,8 @@ BLOCK_SECONDS = 300
 BLOCK_BYTES = 8 << 20
 RETRIES = {"max_retries": 5, "initial_delay": "0.5s", "max_delay": "4s"}
 """About 12 seconds in all where the address refuses at once; tensorstore's own 32 retries take many minutes."""
+PATIENT_RETRIES = {"max_retries": 12, "initial_delay": "0.5s", "max_delay": "16s"}
+"""About two minutes: for an address that has answered before."""
 CACHE_BYTES = 64 << 20
 """For the indices of a database; numbers are never cached."""
 FAILURES = (ValueError, IndexError, OSError, RuntimeError)
@@ -68,7 +70,9 @@ class Place:
 
     def database(self) -> Place:
         """The key-value database (OCDBT) whose files lie here."""
-        return Place(self.where, spec={"driver": "ocdbt", "base": self._spec, "path": ""}, context=self._context)
+        retries = {key: PATIENT_RETRIES for key in self._spec if key.endswith("_request_retries")}
+        spec = {"driver": "ocdbt", "base": self._spec | retries, "path": ""}
+        return Place(self.where, spec=spec, context=self._context)
 
     def ask(self, key: str, span: slice | None = None) -> Any:
         """The future value of a key, or those of its bytes, for `wait`."""

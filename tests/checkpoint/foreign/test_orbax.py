@@ -235,7 +235,13 @@ def test_a_chunk_that_was_never_merged_is_refused(step: Path) -> None:
 def test_the_training_state_is_refused(step: Path) -> None:
     leaves = json.loads((step / "params/_METADATA").read_text())["tree_metadata"]
     edit_tree(step, tree_metadata=json.loads(json.dumps(leaves).replace('"params"', '"opt_state"')))
-    with pytest.raises(UserError, match=r"tree of opt_state.*training state"):
+    with pytest.raises(UserError, match=r"tree of opt_state.*folder of parameters"):
+        OrbaxSource(str(step))
+
+
+def test_another_version_of_zarr_is_refused(step: Path) -> None:
+    edit_tree(step, use_zarr3=True)
+    with pytest.raises(UserError, match="got arrays of zarr 3"):
         OrbaxSource(str(step))
 
 
