@@ -8,7 +8,7 @@ in checkpoints that openpi's training saved (`training/checkpoints.py`, `models/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -99,10 +99,11 @@ def _without_suffix(paths: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str
     return dict(paths)
 
 
-def _check_present(where: str, wanted: Iterable[str], keys: set[str]) -> None:
+def _check_present(where: str, wanted: Collection[str], keys: set[str]) -> None:
     missing = [key for key in wanted if f"{key}/.zarray" not in keys]
     if missing:
-        raise half_there(where, f"array {missing[0]}", f"no such array, as {len(missing)} in all of _METADATA's tree")
+        got = f"none: of the {len(wanted)} arrays that _METADATA lists, {len(missing)} are missing"
+        raise half_there(where, f"array {missing[0]}", got)
 
 
 def _check_data(database: Place, arrays: Iterable[ZarrArray], keys: set[str], *, zeros_stored: bool) -> None:

@@ -104,7 +104,8 @@ def _check_index(path: Path, specs: Mapping[str, TensorSpec]) -> None:
         return
     missing = sorted(_index(path).keys() - specs.keys())
     if missing:
-        raise half_there(str(path), f"tensor {missing[0]}", f"none, as {len(missing)} in all of {INDEX}")
+        got = f"none: {len(missing)} tensors that {INDEX} lists are missing"
+        raise half_there(str(path), f"tensor {missing[0]}", got)
 
 
 def _header(file: Path) -> tuple[dict[str, _Stored], dict[str, str]]:
