@@ -12,9 +12,10 @@ from pi05_train.checkpoint.foreign.exporting import EXPORTS, Weights, asset_path
 from pi05_train.checkpoint.foreign.formats import FOREIGN
 from pi05_train.checkpoint.foreign.identify import Format, identify
 from pi05_train.checkpoint.foreign.lerobot_files import LerobotPolicy, limits, policy_of
-from pi05_train.checkpoint.foreign.merged import Merged
+from pi05_train.checkpoint.foreign.merged import ForRobot, Merged
 from pi05_train.checkpoint.foreign.model_card import GEMMA_NOTICE, Exported, model_card
 from pi05_train.checkpoint.foreign.own import Kind, RunSource, WeightsFolder
+from pi05_train.checkpoint.foreign.source import TensorSource
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import enabled_cards
 from pi05_train.config.compose import read_config
@@ -26,10 +27,9 @@ from pi05_train.model.config import ModelConfig
 from pi05_train.samples.card import SourceCard
 
 OPENPI = (Format.OPENPI_ORBAX, Format.OPENPI_TORCH)
-PADDED_DIMS = (
-    "Action dimensions beyond the robot's own were not in the flow loss. openpi integrates them too, from outputs that "
-    "were not trained; this project's sampler does not. Train with stage.objective.openpi_exact=true to have the same "
-    "actions from both."
+SEVERAL_ROBOTS = (
+    "These are the weights of several robots. Before one of them runs in openpi, export them for it (--source): openpi "
+    "moves action dimensions beyond the robot's own by outputs that were not trained, and the network reads them."
 )
 KINDS: dict[str | None, Kind | None] = {"ema": "ema", "raw": "model", None: None}
 
@@ -71,16 +71,20 @@ def _of_run(path: Path, kind: Kind | None, source: str | None, format: Format, d
     run = path if (path / "config.yaml").is_file() else path.parent.parent
     config = read_config(run / "config.yaml")
     stored = RunSource(path, kind)
-    card = _chosen(config, source, run) if source is not None or format is Format.LEROBOT else None
+    card = _chosen(config, source, run, required=format is Format.LEROBOT)
+    plain: TensorSource = Merged(stored, config.adaptation.lora)
     policy, sentences = None, []
+    if config.stage.objective.expert and not config.stage.objective.openpi_exact:
+        if card is not None:
+            plain = ForRobot(plain, card.action_dim)
+        elif format in OPENPI:
+            sentences = [SEVERAL_ROBOTS]
     if format is Format.LEROBOT:
         assert card is not None
         policy = _policy(config, card, dtype)
-        sentences = limits(policy, padded_dims_trained=config.stage.objective.openpi_exact)
-    elif format in OPENPI and config.stage.objective.expert and not config.stage.objective.openpi_exact:
-        sentences = [PADDED_DIMS]
+        sentences = limits(policy)
     weights = Weights(
-        Merged(stored, config.adaptation.lora),
+        plain,
         config.model,
         find_assets(str(run)).files,
         policy,
@@ -113,11 +117,13 @@ def _policy(config: Config, card: SourceCard, dtype: str) -> LerobotPolicy:
     )
 
 
-def _chosen(config: Config, source: str | None, run: Path) -> SourceCard:
-    """The card of the source that is meant; without a name, of the only one with actions."""
+def _chosen(config: Config, source: str | None, run: Path, *, required: bool) -> SourceCard | None:
+    """The card of the source that is meant; without a name, of the only one with actions, or None."""
     cards = {name: card for name, card in enabled_cards(config).items() if card.has_actions}
     if source is None and len(cards) == 1:
         return next(iter(cards.values()))
+    if source is None and not required:
+        return None
     if source not in cards:
         raise UserError(
             f"export of {run}, --source",
@@ -148,4 +154,4 @@ def _of_weights_folder(path: Path, format: Format, dtype: str) -> _Export:
     about = {"name": path.resolve().name, "weights": "as imported", "model": asdict(model), "origin": origin}
     if policy is None:
         return _Export(weights, about)
-    return _Export(weights, about | {"normalisation": policy.normalisation}, limits(policy, padded_dims_trained=True))
+    return _Export(weights, about | {"normalisation": policy.normalisation}, limits(policy))

@@ -127,7 +127,7 @@ def _add_checkpoint(checkpoint: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--weights", choices=("ema", "raw"), help="which of a run's (default: averaged, if it has them)"
     )
-    export.add_argument("--source", help="the robot the policy is for, where the mixture has several (LeRobot)")
+    export.add_argument("--source", help="the robot the policy is for, where the mixture has several")
     export.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
     export.set_defaults(verb=_export)
     inspect = verbs.add_parser("inspect", help="which format it is, which network, its tensors")

@@ -81,4 +81,5 @@ def build_processor(config: Config, statistics: Statistics) -> Processor:
         stage_has_expert=config.stage.objective.expert,
         stage_has_text=config.stage.objective.text,
         normalisation=config.data.normalisation,
+        padded_dims_trained=config.stage.objective.openpi_exact,
     )

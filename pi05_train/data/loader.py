@@ -36,6 +36,8 @@ class ExampleMaker(Protocol):
 
     def __call__(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Example: ...
 
+    def flow_dims(self, source: str) -> int: ...
+
 
 def make_loader(
     mixture: Mixture,
@@ -82,15 +84,17 @@ def make_loader(
         del results  # ends the workers now; the traceback of an error would keep them until some garbage collection
 
 
-def make_flow_draws(seed: int, source: str, draw: int, count: int, model: ModelConfig) -> FlowDraws:
-    """The noise and times of one draw; the first of `count` are the same for every `count`."""
+def make_flow_draws(seed: int, source: str, draw: int, count: int, model: ModelConfig, *, dims: int) -> FlowDraws:
+    """The noise, 0 from dimension `dims` on, and the times of one draw; the first are the same for every `count`."""
     key = digest("flow", seed, source, draw, size=32)
     noise, time = (
         np.random.Generator(np.random.Philox(key=np.frombuffer(part, "<u8"))) for part in (key[:16], key[16:])
     )
     shape = (count, model.action_horizon, model.action_dim)
     time_K = flow_time(torch.from_numpy(time.random(count))).numpy().astype(np.float32)
-    return FlowDraws(noise_KHD=noise.standard_normal(shape, dtype=np.float32), time_K=time_K)
+    noise_KHD = noise.standard_normal(shape, dtype=np.float32)
+    noise_KHD[..., dims:] = 0
+    return FlowDraws(noise_KHD, time_K)
 
 
 def heldout_samples(mixture: Mixture, reader: Reader, per_source: int) -> dict[str, list[Sample]]:
@@ -136,7 +140,8 @@ class _Draws(Dataset["Drawn[_Item] | UserError"]):
             return error
         flow = None
         if drawn.value.actions is not None:
-            flow = make_flow_draws(self._seed, draw.source, draw.draw, self._flow_draws, self._processor.model)
+            dims, model = self._processor.flow_dims(draw.source), self._processor.model
+            flow = make_flow_draws(self._seed, draw.source, draw.draw, self._flow_draws, model, dims=dims)
         return Drawn(_Item(draw, drawn.value, flow), drawn.faults)
 
 

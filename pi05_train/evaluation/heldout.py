@@ -98,7 +98,6 @@ def untrained_policy(policy: Policy, *, seed: int) -> Policy:
         policy.processor,
         euler_steps=policy.euler_steps,
         batch_samples=policy.batch_samples,
-        padded_dims_trained=policy.padded_dims_trained,
     )
 
 

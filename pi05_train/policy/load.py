@@ -23,5 +23,4 @@ def load_policy(run: Path, *, ema: bool) -> Policy:
         model.eval(),
         processor,
         euler_steps=config.evaluation.euler_steps,
-        padded_dims_trained=config.stage.objective.openpi_exact,
     )

@@ -35,10 +35,7 @@ class Policy:
         *,
         euler_steps: int = 10,
         batch_samples: int = 16,
-        padded_dims_trained: bool = False,
     ) -> None:
-        """`padded_dims_trained`: whether padded dims were in the flow loss (stage.objective.openpi_exact)."""
-        self.padded_dims_trained = padded_dims_trained
         self.model = model
         self.processor = processor
         self.euler_steps = euler_steps
@@ -76,8 +73,8 @@ class Policy:
         chunks: list[Chunk] = []
         for start, batch in self._batches(samples):
             some = slice(start, start + batch.num_segments)
-            noise_BHD, real_BD = self._noise(seeds[some]), self._real_dims(samples[some])
-            x_BHD = sample_actions(self.model, batch, noise_BHD, steps=self.euler_steps, real_BD=real_BD)
+            noise_BHD, dims_BD = self._noise(seeds[some]), self._flow_dims(samples[some])
+            x_BHD = sample_actions(self.model, batch, noise_BHD, steps=self.euler_steps, dims_BD=dims_BD)
             chunks += list(x_BHD.float().cpu().numpy())
         return chunks
 
@@ -92,8 +89,8 @@ class Policy:
         """Flow times from 1 to 0 and x_t at each, [T, H, D] in the network's units."""
         ((_, batch),) = self._batches([sample])
         cache = self.model.prefill(batch)
-        real_BD = self._real_dims([sample])
-        steps = denoise(self.model, cache, self._noise([seed]), steps=self.euler_steps, real_BD=real_BD)
+        dims_BD = self._flow_dims([sample])
+        steps = denoise(self.model, cache, self._noise([seed]), steps=self.euler_steps, dims_BD=dims_BD)
         path = [(t, x[0].float().cpu().numpy()) for t, x in steps]
         return tuple(t for t, _ in path), np.stack([x for _, x in path])
 
@@ -116,11 +113,9 @@ class Policy:
         noise_BHD = np.stack([np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
         return torch.from_numpy(noise_BHD).to(self.device)
 
-    def _real_dims(self, samples: Sequence[Sample]) -> torch.Tensor | None:
-        """[B, D], False on the dims that pad a robot's actions; None where the network learned those too."""
-        if self.padded_dims_trained:
-            return None
-        dims_B = torch.tensor([self.processor.cards[sample.source].action_dim for sample in samples])
+    def _flow_dims(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """[B, D], True on the dims that take part in the flow."""
+        dims_B = torch.tensor([self.processor.flow_dims(sample.source) for sample in samples])
         return (torch.arange(self.model.config.action_dim) < dims_B[:, None]).to(self.device)
 
     def _physical(self, chunk_HD: Chunk, sample: Sample) -> Chunk:

@@ -15,26 +15,25 @@ from pi05_train.model.pi05 import Pi05, PrefixCache
 
 
 def denoise(
-    model: Pi05, cache: PrefixCache, noise_BHD: Tensor, *, steps: int = 10, real_BD: Tensor | None = None
+    model: Pi05, cache: PrefixCache, noise_BHD: Tensor, *, steps: int = 10, dims_BD: Tensor | None = None
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield (t, x_t) from (1, noise) down to (0, actions): Euler's rule with dt = -1/steps.
 
     Runs while t >= -dt/2 with t accumulated in float32. Source: openpi src/openpi/models/pi0.py, sample_actions.
 
-    `real_BD` (bool) marks the dims whose velocity the network was trained for. The padded ones follow their exact
-    path: their data is 0, so u = noise - 0, and the network sees x_t = t * noise in them as it did in training. None
-    takes the network's word for every dim (weights trained with openpi's loss).
+    `dims_BD` (bool) marks the dims that take part in the flow; the others are 0 throughout, as in training. None: all
+    take part.
     """
     assert steps >= 1, steps
     dt = torch.tensor(-1.0 / steps, dtype=torch.float32)
     time = torch.tensor(1.0, dtype=torch.float32)
-    x_BHD = noise_BHD
+    x_BHD = noise_BHD if dims_BD is None else noise_BHD * dims_BD[:, None]
     yield 1.0, x_BHD
     while time >= -dt / 2:
         time_B = time.expand(x_BHD.shape[0]).to(x_BHD.device)
         velocity_BHD = model.velocity(cache, x_BHD, time_B).to(x_BHD.dtype)
-        if real_BD is not None:
-            velocity_BHD = torch.where(real_BD[:, None], velocity_BHD, noise_BHD)
+        if dims_BD is not None:
+            velocity_BHD = velocity_BHD * dims_BD[:, None]
         x_BHD = x_BHD + dt.item() * velocity_BHD
         time = time + dt
         yield time.item(), x_BHD
@@ -42,11 +41,11 @@ def denoise(
 
 @torch.inference_mode()
 def sample_actions(
-    model: Pi05, batch: Batch, noise_BHD: Tensor, *, steps: int = 10, real_BD: Tensor | None = None
+    model: Pi05, batch: Batch, noise_BHD: Tensor, *, steps: int = 10, dims_BD: Tensor | None = None
 ) -> Tensor:
     """Normalised, padded action chunks [B, H, D] for a batch of prompts, from the given Gaussian noise."""
     x_BHD = noise_BHD
-    for _, x_BHD in denoise(model, model.prefill(batch), noise_BHD, steps=steps, real_BD=real_BD):  # noqa: B007
+    for _, x_BHD in denoise(model, model.prefill(batch), noise_BHD, steps=steps, dims_BD=dims_BD):  # noqa: B007
         pass
     return x_BHD
 

@@ -45,10 +45,12 @@ class Processor:
         stage_has_expert: bool,
         stage_has_text: bool = True,
         normalisation: str = "quantile",
+        padded_dims_trained: bool = False,
     ) -> None:
         """Sources by name with their statistics ("state", "actions"); what does not fit together is refused here.
 
         Without an expert examples carry no chunk, without text no target: a stage's examples hold what it trains.
+        `padded_dims_trained`: whether padded dims are in the flow loss (stage.objective.openpi_exact).
         """
         self.model = model
         self.cards = cards
@@ -59,6 +61,7 @@ class Processor:
         self.stage_has_expert = stage_has_expert
         self.stage_has_text = stage_has_text
         self.normalisation = normalisation
+        self.padded_dims_trained = padded_dims_trained
         self.limit = TokenLimit(model.max_prompt_tokens, with_target=model.family == "pi0_fast")
         if tokens.layout.vocab_size > model.vocab_size:
             raise UserError(
@@ -104,6 +107,14 @@ class Processor:
         state = self._state(sample)
         where = (sample.source, sample.kind, sample.key)
         return Example(images, self._prompt(sample, state, boxes), [], None, None, *where, self._state_row(state))
+
+    def flow_dims(self, source: str) -> int:
+        """How many leading action dims of a source take part in the flow: its own, or all in openpi's objective.
+
+        The others are 0 for the network at any flow time, in training as on the robot. So whatever another runtime does
+        there cannot matter once the weights that read them are 0 (`pi05 checkpoint export`).
+        """
+        return self.model.action_dim if self.padded_dims_trained else self._card(source).action_dim
 
     def physical_actions(self, chunk_HD: Floats, source: str, state: Floats | None) -> NDArray[np.float32]:
         """Physical actions [H, the source's action_dim] of a normalised chunk, relative dims added to the state."""

@@ -179,6 +179,16 @@ def test_lerobot_gets_the_policy_of_one_robot(workspace: Workspace, capsys: pyte
     assert re.search(r"--source: got nothing, and \d sources with actions", capsys.readouterr().err)
     assert main([*export, "--source", "toy_arm"]) == 2
     assert "LeRobot 0.4.4 cannot add the state after unnormalising" in capsys.readouterr().err
+    narrow = str(workspace.root / "narrow")
+    to_openpi = ["checkpoint", "export", str(run), narrow, "--to", "openpi"]
+    assert main(to_openpi) == 0
+    assert "note: These are the weights of several robots." in capsys.readouterr().out
+    assert main([*to_openpi, "--source", "toy_arm"]) == 0
+    kernel, whole = (open_source(narrow)[1].read("action_in_proj/kernel"), RunSource(run).read("action.in_proj.weight"))
+    dims = read_config(run / "config.yaml").mixture.sources["toy_arm"].card.action_dim
+    assert torch.equal(kernel[:dims], whole.T[:dims])
+    assert whole.T[dims:].any()
+    assert not kernel[dims:].any()
     assert main([*export, "--source", "toy_bimanual"]) == 0
     assert "note: LeRobot builds only the published network sizes" in capsys.readouterr().out
     assert "Gemma is provided under" not in (theirs / "README.md").read_text()

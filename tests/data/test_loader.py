@@ -207,12 +207,14 @@ def test_a_workers_error_arrives_as_the_sentence_it_was(
 
 def test_flow_draws_are_keyed_by_the_draw_and_follow_their_laws(processor: Processor) -> None:
     model = replace(processor.model, action_horizon=2, action_dim=3)
-    one, three = (make_flow_draws(0, "a", 5, count, model) for count in (1, 3))
+    one, three = (make_flow_draws(0, "a", 5, count, model, dims=3) for count in (1, 3))
     np.testing.assert_array_equal(one.noise_KHD, three.noise_KHD[:1])
     np.testing.assert_array_equal(one.time_K, three.time_K[:1])
-    others = [make_flow_draws(*key, 1, model) for key in ((1, "a", 5), (0, "b", 5), (0, "a", 6))]
+    narrow = make_flow_draws(0, "a", 5, 1, model, dims=2)
+    np.testing.assert_array_equal(narrow.noise_KHD, one.noise_KHD * [1, 1, 0])
+    others = [make_flow_draws(*key, 1, model, dims=3) for key in ((1, "a", 5), (0, "b", 5), (0, "a", 6))]
     assert len({float(one.time_K[0]), *(float(other.time_K[0]) for other in others)}) == 4
-    many = [make_flow_draws(0, "a", draw, 1, model) for draw in range(3000)]
+    many = [make_flow_draws(0, "a", draw, 1, model, dims=3) for draw in range(3000)]
     times = np.array([draws.time_K[0] for draws in many])
     noise = np.concatenate([draws.noise_KHD.ravel() for draws in many])
     assert stats.kstest((times - 0.001) / 0.999, stats.beta(1.5, 1).cdf, method="asymp").pvalue > 1e-3

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Policy
+from pi05_train.policy.sampler import sample_actions
 from pi05_train.tokenization.vocabulary import EOS_ID
 from tests.policy.toy_policy import ACTION_DIM, HORIZON, toy_policy, toy_processor, toy_samples
 from tests.synthetic import CARDS
@@ -72,7 +73,9 @@ def test_the_recorded_path_ends_in_the_sampled_actions() -> None:
     times, path = policy.denoising(sample, 7)
     assert times == pytest.approx((1.0, 0.75, 0.5, 0.25, 0.0), abs=1e-6)
     noise = np.random.default_rng(7).standard_normal((HORIZON, ACTION_DIM), dtype=np.float32)
-    np.testing.assert_array_equal(path[0], noise)
+    dims = policy.processor.flow_dims(sample.source)
+    np.testing.assert_array_equal(path[0][:, :dims], noise[:, :dims])
+    assert not path[:, :, dims:].any()
     np.testing.assert_allclose(path[-1], policy.normalised_actions([sample], [7])[0], atol=1e-6)
 
 
@@ -112,3 +115,20 @@ def test_text_never_holds_action_tokens() -> None:
     assert not any("<fast" in text for text in policy.text(samples, max_tokens=8))
     ids = policy._generate(samples, 8)
     assert any(layout.is_fast(i) for answer in ids for i in answer)
+
+
+def test_weights_for_one_robot_give_its_actions_in_a_runtime_that_moves_every_dim() -> None:
+    """As openpi and LeRobot sample: noise in padded dims too, moved by the network's word."""
+    policy, samples = toy_policy(), toy_samples("toy_mobile")[:2]
+    dims = policy.processor.flow_dims("toy_mobile")
+    assert dims < policy.model.config.action_dim
+    expected = np.stack(policy.normalised_actions(samples, [1, 2]))
+    weight = policy.model.get_parameter("action.in_proj.weight")
+    ((_, batch),) = policy._batches(samples)
+    noise = policy._noise([1, 2])
+    theirs = sample_actions(policy.model, batch, noise, steps=policy.euler_steps).numpy()
+    assert np.abs(theirs[..., :dims] - expected[..., :dims]).max() > 1e-2
+    with torch.no_grad():
+        weight[:, dims:] = 0
+    theirs = sample_actions(policy.model, batch, noise, steps=policy.euler_steps).numpy()
+    np.testing.assert_allclose(theirs[..., :dims], expected[..., :dims], atol=1e-6)

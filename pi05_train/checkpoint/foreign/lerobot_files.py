@@ -98,11 +98,8 @@ def policy_of(
     return LerobotPolicy(model, cameras, *dims, normalisation, prompt_state, task_text, euler_steps, dtype)
 
 
-def limits(policy: LerobotPolicy, *, padded_dims_trained: bool) -> list[str]:
-    """Sentences for a person: what LeRobot does not do by itself with this policy.
-
-    `padded_dims_trained`: whether padded dims were in the flow loss (stage.objective.openpi_exact).
-    """
+def limits(policy: LerobotPolicy) -> list[str]:
+    """Sentences for a person: what LeRobot does not do by itself with this policy."""
     size = policy.model.vision.image_size
     found = [
         "LeRobot 0.4.4 pads pictures that are not square with -3 instead of black (-1), and shrinks them without "
@@ -126,12 +123,6 @@ def limits(policy: LerobotPolicy, *, padded_dims_trained: bool) -> list[str]:
         )
     if policy.model.state_token or not policy.prompt_state_dim:
         found.append("LeRobot does not clean the task: hand it over without underscores, newlines and outer spaces.")
-    if policy.action_dim < policy.model.action_dim and not padded_dims_trained:
-        found.append(
-            f"Only {policy.action_dim} of the {policy.model.action_dim} action dimensions were in the flow loss. "
-            "LeRobot integrates the others too, from outputs that were not trained; this project's sampler does not. "
-            "Train with stage.objective.openpi_exact=true to have the same actions from both."
-        )
     return found
 
 

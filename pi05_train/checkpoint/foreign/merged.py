@@ -1,4 +1,4 @@
-"""Weights seen differently, one tensor at a time: with LoRA merged, in another dtype, in part."""
+"""Weights seen differently, one tensor at a time: with LoRA merged, in another dtype, for one robot, in part."""
 
 from __future__ import annotations
 
@@ -42,6 +42,27 @@ class Cast:
     def read(self, name: str) -> Tensor:
         """The tensor, rounded to nearest where the new dtype is narrower."""
         return self._source.read(name).to(self._dtype)
+
+
+class ForRobot:
+    """The weights of one robot's policy: those that read action dims beyond its own are zero.
+
+    In training these dims are 0 for the network; another runtime starts them with noise and moves them by outputs that
+    nothing trained. Reading them with 0 gives the robot's own dims the actions they have here.
+    """
+
+    def __init__(self, source: TensorSource, action_dim: int) -> None:
+        self.where, self.specs = source.where, source.specs
+        self._source, self._action_dim = source, action_dim
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, with zeros in the columns that read other robots' dims."""
+        tensor = self._source.read(name)
+        if name != "action.in_proj.weight":
+            return tensor
+        tensor = tensor.clone()
+        tensor[:, self._action_dim :] = 0
+        return tensor
 
 
 class Part:

@@ -245,16 +245,13 @@ def test_more_words_around_the_task_are_told() -> None:
         low_level="Task: {task} {control_mode}, State: {state};\nAction: ", control_mode="<mode> {control_mode} <mode>"
     )
     assert told.task_text == "{task} <mode> joint <mode>"
-    assert any("{task} <mode> joint <mode>" in sentence for sentence in limits(told, padded_dims_trained=True))
+    assert any("{task} <mode> joint <mode>" in sentence for sentence in limits(told))
 
 
 def test_limits_name_what_differs() -> None:
-    usual = limits(policy(), padded_dims_trained=True)
-    padded = limits(policy(), padded_dims_trained=False)
-    assert [sentence for sentence in padded if sentence not in usual] == [padded[-1]]
-    assert "7 of the 32" in padded[-1]
+    usual = limits(policy())
     small = replace(policy(), model=model(vocab_size=300))
-    found = " ".join(limits(small, padded_dims_trained=True))
+    found = " ".join(limits(small))
     assert "published network sizes" in found
     assert "vocabulary" in found
     assert not any("published" in sentence for sentence in usual)
