@@ -1,9 +1,10 @@
 """Peak memory and time of importing a full-size openpi checkpoint, and of a network taking the imported weights.
 
-The checkpoint is made here: pi0.5's real tree in float32 (13.4 GB of random numbers, which do not compress), every array
-one chunk, as orbax saves on a single host: the worst case for memory. Needs 30 GB of disk and 16 GB of memory to make.
+The checkpoint is made here: pi0.5's real tree in float32 (13.4 GB of random numbers, which hardly compress), every
+array one chunk, as orbax saves on a single host: the worst case for memory. Making it takes 30 GB of disk and 17 GB of
+memory, so it happens in a run of its own.
 
-Run: uv run python -m benchmarks.full_size_import FOLDER
+Run: uv run python -m benchmarks.full_size_import FOLDER, twice: the second run measures
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign import orbax_write
 from pi05_train.checkpoint.foreign.formats import our_shapes
 from pi05_train.checkpoint.foreign.openpi_jax import openpi_layout
-from pi05_train.checkpoint.foreign.source import TensorSpec, total_bytes
+from pi05_train.checkpoint.storage import orbax_write
+from pi05_train.checkpoint.storage.source import TensorSpec, total_bytes
 from pi05_train.config.compose import compose_model
 
 LOAD = """
@@ -59,28 +59,31 @@ def random_arrays(wanted: dict[str, TensorSpec]) -> Iterator[tuple[str, Tensor]]
 
 def measured(command: list[str]) -> tuple[float, float]:
     """Seconds and peak resident gigabytes of a process of its own."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert peak > before, "an earlier child was larger, so this one's peak is unknown"
-    return time.perf_counter() - start, peak * 1024 / GB
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, status
+    return time.perf_counter() - start, usage.ru_maxrss * 1024 / GB
 
 
 def main() -> None:
-    """Make the checkpoint if it is not there, import it, load it; print sizes, peaks and their bound."""
+    """Make the checkpoint if it is not there; else import it, load it, and print sizes, peaks and their bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
     wanted = specs()
     model, largest = total_bytes(wanted) / GB, max(spec.bytes for spec in wanted.values()) / GB
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; model {model:.2f} GB, largest array {largest:.2f} GB"
+        f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, torch {torch.__version__}"
     )
+    print(f"model {model:.2f} GB, largest array {largest:.2f} GB")
     theirs, ours = folder / "theirs", folder / "ours"
     if not theirs.exists():
         orbax_write.CHUNK_BYTES = 1 << 60  # every array one chunk
         theirs.mkdir(parents=True)
         orbax_write.write_orbax(theirs, wanted, random_arrays(wanted))
+        print("made; run again to measure: a process inherits the peak of the one that starts it")
+        return
     shutil.rmtree(ours, ignore_errors=True)
     verb = ["-m", "pi05_train.commands.main", "checkpoint"]
     seconds, peak = measured([*verb, "import", str(theirs), str(ours)])

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.own import MODEL, WeightsFolder
 from pi05_train.checkpoint.run_state import find_checkpoint
+from pi05_train.checkpoint.storage.own import MODEL, WeightsFolder
 from pi05_train.checkpoint.tensors import check_fit, read_tensors, stored_shapes
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import is_lora

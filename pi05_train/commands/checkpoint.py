@@ -9,16 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from pi05_train.checkpoint.foreign.assets import find_assets
 from pi05_train.checkpoint.foreign.comparing import compare
 from pi05_train.checkpoint.foreign.formats import FOREIGN, infer_sizes, our_view
 from pi05_train.checkpoint.foreign.identify import Format, open_source
 from pi05_train.checkpoint.foreign.importing import config_beside, import_checkpoint
 from pi05_train.checkpoint.foreign.layout import some
-from pi05_train.checkpoint.foreign.own import WeightsFolder
 from pi05_train.checkpoint.foreign.sizes import Sizes, adaptation_of, config_of
-from pi05_train.checkpoint.foreign.source import TensorSource, total_bytes
-from pi05_train.checkpoint.foreign.tree import Node, tensor_tree
+from pi05_train.checkpoint.storage.assets import find_assets
+from pi05_train.checkpoint.storage.own import WeightsFolder
+from pi05_train.checkpoint.storage.source import TensorSource, total_bytes
+from pi05_train.checkpoint.storage.tree import Node, tensor_tree
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.compose import compose_model
 

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pi05_train.checkpoint.foreign.assets import find_assets
 from pi05_train.checkpoint.foreign.exporting import EXPORTS, Weights, asset_path, export_checkpoint
 from pi05_train.checkpoint.foreign.formats import FOREIGN
 from pi05_train.checkpoint.foreign.identify import Format, identify
 from pi05_train.checkpoint.foreign.lerobot_files import LerobotPolicy, limits, policy_of
 from pi05_train.checkpoint.foreign.merged import ForRobot, Merged
 from pi05_train.checkpoint.foreign.model_card import GEMMA_NOTICE, Exported, model_card
-from pi05_train.checkpoint.foreign.own import Kind, RunSource, WeightsFolder
-from pi05_train.checkpoint.foreign.source import TensorSource
+from pi05_train.checkpoint.storage.assets import find_assets
+from pi05_train.checkpoint.storage.own import Kind, RunSource, WeightsFolder
+from pi05_train.checkpoint.storage.source import TensorSource
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import enabled_cards
 from pi05_train.config.compose import read_config

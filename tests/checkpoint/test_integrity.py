@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pi05_train.checkpoint.foreign.orbax_write import write_orbax
-from pi05_train.checkpoint.foreign.own import write_weights_folder
-from pi05_train.checkpoint.foreign.source import spec_of
 from pi05_train.checkpoint.integrity import check_space, is_complete, write_atomically
 from pi05_train.checkpoint.run_state import latest, save
+from pi05_train.checkpoint.storage.orbax_write import write_orbax
+from pi05_train.checkpoint.storage.own import write_weights_folder
+from pi05_train.checkpoint.storage.source import spec_of
 from pi05_train.errors import UserError
 
 LARGE = {"a": torch.randn(50_000), "b": torch.randn(500_000)}

@@ -14,17 +14,17 @@ import yaml
 
 from pi05_train.checkpoint.foreign.formats import our_shapes
 from pi05_train.checkpoint.foreign.identify import Format, open_source
-from pi05_train.checkpoint.foreign.own import RunSource, write_weights_folder
-from pi05_train.checkpoint.foreign.safetensors_files import SafetensorsSource, write_safetensors
-from pi05_train.checkpoint.foreign.source import TensorSource, TensorSpec
+from pi05_train.checkpoint.storage.own import RunSource, write_weights_folder
+from pi05_train.checkpoint.storage.safetensors_files import SafetensorsSource, write_safetensors
+from pi05_train.checkpoint.storage.source import TensorSource, TensorSpec
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.commands.main import main
 from pi05_train.config.compose import read_config
 from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig
 from pi05_train.model.pi05 import Pi05
-from tests.checkpoint.foreign.made import same_bits
 from tests.checkpoint.foreign.tiny_models import random_bits, tiny_config
+from tests.checkpoint.storage.made import same_bits
 from tests.commands.conftest import Workspace
 from tests.golden_numbers import complete_path, golden_json
 from tests.model.golden_model import golden_config

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pi05_train.checkpoint.foreign.layout import TheirView
 from pi05_train.checkpoint.foreign.openpi_jax import openpi_layout
-from pi05_train.checkpoint.foreign.source import TensorSpec
+from pi05_train.checkpoint.storage.source import TensorSpec
 from pi05_train.model.batch import Batch, SegmentInfo
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.model.pi05 import Pi05

@@ -1,4 +1,4 @@
-"""Any sizes and head counts, cameras masked anywhere: packed, the network equals openpi's padded one with its dense mask.
+"""Any sizes and head counts, cameras masked anywhere: the packed network equals openpi's padded one with its mask.
 
 The dense forward is written here from openpi's rules (models/pi0.py): every camera present, masks by cumulative sums,
 positions by counting valid tokens. Shape letters: B samples, P padded prefix, S rows of a chunk.

@@ -1,1 +1,1 @@
-"""Weights of other programs, in and out: every format as named tensors, every network as a table of names."""
+"""Checkpoints of other programs under our names, and ours under theirs."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pi05_train.checkpoint.foreign.layout import same_bits
-from pi05_train.checkpoint.foreign.source import TensorSource
+from pi05_train.checkpoint.storage.source import TensorSource
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pi05_train.checkpoint.foreign.assets import STATISTICS, write_assets
 from pi05_train.checkpoint.foreign.formats import write_layout
 from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.importing import Report, read_all
 from pi05_train.checkpoint.foreign.layout import TheirView
 from pi05_train.checkpoint.foreign.lerobot_files import LerobotPolicy, write_policy
 from pi05_train.checkpoint.foreign.merged import Cast, Part
-from pi05_train.checkpoint.foreign.orbax_write import write_orbax
 from pi05_train.checkpoint.foreign.paligemma_config import paligemma_config
-from pi05_train.checkpoint.foreign.safetensors_files import write_safetensors
-from pi05_train.checkpoint.foreign.source import TensorSource, total_bytes
 from pi05_train.checkpoint.integrity import write_atomically
+from pi05_train.checkpoint.storage.assets import STATISTICS, write_assets
+from pi05_train.checkpoint.storage.orbax_write import write_orbax
+from pi05_train.checkpoint.storage.safetensors_files import write_safetensors
+from pi05_train.checkpoint.storage.source import TensorSource, total_bytes
 from pi05_train.model.config import ModelConfig
 
 EXPORTS = {

@@ -12,8 +12,8 @@ from pi05_train.checkpoint.foreign import openpi_jax, torch_names
 from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import Layout, OurView, Shape
 from pi05_train.checkpoint.foreign.sizes import Sizes, check_lora, check_sizes, openpi_sizes, torch_sizes
-from pi05_train.checkpoint.foreign.source import TensorSource
 from pi05_train.checkpoint.foreign.torch_names import TorchNames, find_names
+from pi05_train.checkpoint.storage.source import TensorSource
 from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig
 from pi05_train.model.lora import apply_lora

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
-from pi05_train.checkpoint.foreign.npz import NpzSource
-from pi05_train.checkpoint.foreign.orbax import MANIFEST, ROOT, OrbaxSource
-from pi05_train.checkpoint.foreign.own import MODEL, WEIGHTS, Kind, RunSource, WeightsFolder
-from pi05_train.checkpoint.foreign.place import is_url, local_path
-from pi05_train.checkpoint.foreign.safetensors_files import INDEX, SINGLE, SafetensorsSource
-from pi05_train.checkpoint.foreign.source import TensorSource
+from pi05_train.checkpoint.storage.npz import NpzSource
+from pi05_train.checkpoint.storage.orbax import MANIFEST, ROOT, OrbaxSource
+from pi05_train.checkpoint.storage.own import MODEL, WEIGHTS, Kind, RunSource, WeightsFolder
+from pi05_train.checkpoint.storage.place import is_url, local_path
+from pi05_train.checkpoint.storage.safetensors_files import INDEX, SINGLE, SafetensorsSource
+from pi05_train.checkpoint.storage.source import TensorSource
 from pi05_train.errors import UserError
 
 CONFIG = "config.json"

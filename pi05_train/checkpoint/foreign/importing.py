@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.assets import STATISTICS, find_assets
 from pi05_train.checkpoint.foreign.formats import FOREIGN, infer_sizes, our_view
 from pi05_train.checkpoint.foreign.identify import Format, open_source
 from pi05_train.checkpoint.foreign.lerobot_reading import read_policy, read_statistics
 from pi05_train.checkpoint.foreign.merged import Cast
-from pi05_train.checkpoint.foreign.own import write_weights_folder
-from pi05_train.checkpoint.foreign.place import is_url, local_path
-from pi05_train.checkpoint.foreign.source import TensorSource
+from pi05_train.checkpoint.storage.assets import STATISTICS, find_assets
+from pi05_train.checkpoint.storage.own import write_weights_folder
+from pi05_train.checkpoint.storage.place import is_url, local_path
+from pi05_train.checkpoint.storage.source import TensorSource
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig

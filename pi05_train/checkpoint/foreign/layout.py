@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.source import Source, TensorSource, TensorSpec
+from pi05_train.checkpoint.storage.source import Source, TensorSource, TensorSpec
 from pi05_train.errors import UserError
 
 Shape = tuple[int, ...]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.source import DTYPES, TensorSource, TensorSpec
+from pi05_train.checkpoint.storage.source import DTYPES, TensorSource, TensorSpec
 from pi05_train.model.adaptation import LORA_A, LORA_B, LoraRule, is_lora, rule_for
 from pi05_train.model.lora import merged_weight
 

@@ -10,8 +10,8 @@ from operator import attrgetter
 from typing import Any
 
 from pi05_train.checkpoint.foreign.layout import Shape
-from pi05_train.checkpoint.foreign.source import TensorSpec
 from pi05_train.checkpoint.foreign.torch_names import PADDING_ROWS, TorchNames
+from pi05_train.checkpoint.storage.source import TensorSpec
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig, LoraRule
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.source import Source, spec_of
+from pi05_train.checkpoint.storage.source import Source, spec_of
 
 
 class DictSource(Source):

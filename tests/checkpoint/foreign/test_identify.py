@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from pi05_train.checkpoint.foreign.identify import Format, identify, open_source
-from pi05_train.checkpoint.foreign.own import write_weights_folder
 from pi05_train.checkpoint.run_state import save, step_folder
+from pi05_train.checkpoint.storage.own import write_weights_folder
 from pi05_train.errors import UserError
-from tests.checkpoint.foreign.made import orbax_folder, same_bits, specs, tensors
+from tests.checkpoint.storage.made import orbax_folder, same_bits, specs, tensors
 from tests.golden_numbers import complete_path
 
 ONE = torch.ones(2)

@@ -14,8 +14,8 @@ from pi05_train.checkpoint.foreign.formats import infer_sizes, our_shapes, our_v
 from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.layout import TheirView, same_bits
 from pi05_train.checkpoint.foreign.paligemma_config import paligemma_config
-from pi05_train.checkpoint.foreign.safetensors_files import SafetensorsSource, write_safetensors
 from pi05_train.checkpoint.foreign.sizes import config_of
+from pi05_train.checkpoint.storage.safetensors_files import SafetensorsSource, write_safetensors
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.model.pi05 import Pi05
 from tests.checkpoint.foreign.dict_source import DictSource

@@ -12,11 +12,11 @@ from typing import Any
 import tensorstore as ts
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.orbax import ROOT, SUFFIX
-from pi05_train.checkpoint.foreign.place import CACHE_BYTES
-from pi05_train.checkpoint.foreign.source import TensorSpec, announced
-from pi05_train.checkpoint.foreign.zarr import BITS
 from pi05_train.checkpoint.integrity import no_space
+from pi05_train.checkpoint.storage.orbax import ROOT, SUFFIX
+from pi05_train.checkpoint.storage.place import CACHE_BYTES
+from pi05_train.checkpoint.storage.source import TensorSpec, announced
+from pi05_train.checkpoint.storage.zarr import BITS
 
 CHUNK_BYTES = 256 << 20
 """Largest chunk, where an array has more than one row: what reading and writing need beside the array."""

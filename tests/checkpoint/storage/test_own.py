@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.own import RunSource, WeightsFolder, write_weights_folder
 from pi05_train.checkpoint.run_state import save, step_folder
+from pi05_train.checkpoint.storage.own import RunSource, WeightsFolder, write_weights_folder
 from pi05_train.errors import UserError
-from tests.checkpoint.foreign.made import assert_holds, specs, tensors
+from tests.checkpoint.storage.made import assert_holds, specs, tensors
 
 MODEL_YAML = "model: {name: small}\nexpert: true\n"
 ORIGIN = {"format": "openpi orbax", "path": "gs://somewhere"}

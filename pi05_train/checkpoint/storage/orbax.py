@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.place import Place, is_url
-from pi05_train.checkpoint.foreign.source import Source, half_there
-from pi05_train.checkpoint.foreign.zarr import ZarrArray, parse, read
+from pi05_train.checkpoint.storage.place import Place, is_url
+from pi05_train.checkpoint.storage.source import Source, half_there
+from pi05_train.checkpoint.storage.zarr import ZarrArray, parse, read
 from pi05_train.errors import UserError
 
 MANIFEST = "manifest.ocdbt"

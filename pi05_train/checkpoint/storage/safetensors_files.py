@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.source import Source, TensorSpec, announced, half_there
+from pi05_train.checkpoint.storage.source import Source, TensorSpec, announced, half_there
 from pi05_train.errors import UserError
 
 OUR_DTYPES = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pi05_train.checkpoint.foreign.orbax import MANIFEST
-from pi05_train.checkpoint.foreign.place import Place, is_url, local_path
+from pi05_train.checkpoint.storage.orbax import MANIFEST
+from pi05_train.checkpoint.storage.place import Place, is_url, local_path
 from pi05_train.errors import UserError
 
 FOLDER = "assets"

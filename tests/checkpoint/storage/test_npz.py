@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pi05_train.checkpoint.foreign.npz import NpzSource
+from pi05_train.checkpoint.storage.npz import NpzSource
 from pi05_train.errors import UserError
-from tests.checkpoint.foreign.made import assert_holds, same_bits, specs, tensors
+from tests.checkpoint.storage.made import assert_holds, same_bits, specs, tensors
 
 
 def save(path: Path, *, packed: bool, **more: Any) -> dict[str, torch.Tensor]:

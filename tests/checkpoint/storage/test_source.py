@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.orbax_write import write_orbax
-from pi05_train.checkpoint.foreign.safetensors_files import write_safetensors
-from pi05_train.checkpoint.foreign.source import Source, TensorSpec, spec_of, total_bytes
-from tests.checkpoint.foreign.made import specs, tensors
+from pi05_train.checkpoint.storage.orbax_write import write_orbax
+from pi05_train.checkpoint.storage.safetensors_files import write_safetensors
+from pi05_train.checkpoint.storage.source import Source, TensorSpec, spec_of, total_bytes
+from tests.checkpoint.storage.made import specs, tensors
 
 Write = Callable[[Path, Mapping[str, TensorSpec], Iterable[tuple[str, Tensor]]], None]
 

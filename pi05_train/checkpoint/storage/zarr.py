@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.place import BLOCK_BYTES, BLOCK_SECONDS, Place
-from pi05_train.checkpoint.foreign.source import DTYPES, TensorSpec, half_there
+from pi05_train.checkpoint.storage.place import BLOCK_BYTES, BLOCK_SECONDS, Place
+from pi05_train.checkpoint.storage.source import DTYPES, TensorSpec, half_there
 from pi05_train.errors import UserError
 
 OUR_DTYPES = {"bfloat16": "bfloat16", "b1": "bool"} | {

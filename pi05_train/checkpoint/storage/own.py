@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from pi05_train.checkpoint.foreign.assets import find_assets, write_assets
-from pi05_train.checkpoint.foreign.safetensors_files import SafetensorsSource, write_safetensors
-from pi05_train.checkpoint.foreign.source import Source, TensorSpec, half_there, total_bytes
 from pi05_train.checkpoint.integrity import unreadable, verify, write_atomically
 from pi05_train.checkpoint.run_state import find_checkpoint
+from pi05_train.checkpoint.storage.assets import find_assets, write_assets
+from pi05_train.checkpoint.storage.safetensors_files import SafetensorsSource, write_safetensors
+from pi05_train.checkpoint.storage.source import Source, TensorSpec, half_there, total_bytes
 from pi05_train.checkpoint.tensors import read_tensors
 from pi05_train.errors import UserError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.orbax_write import write_orbax
-from pi05_train.checkpoint.foreign.source import TensorSource, TensorSpec, spec_of
+from pi05_train.checkpoint.storage.orbax_write import write_orbax
+from pi05_train.checkpoint.storage.source import TensorSource, TensorSpec, spec_of
 
 SIGLIP = "PaliGemma/img/Transformer/encoderblock/MultiHeadDotProductAttention_0"
 

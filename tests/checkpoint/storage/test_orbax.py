@@ -17,12 +17,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi05_train.checkpoint.foreign import orbax_write, place, zarr
-from pi05_train.checkpoint.foreign.assets import find_assets
-from pi05_train.checkpoint.foreign.orbax import OrbaxSource
-from pi05_train.checkpoint.foreign.orbax_write import write_orbax
+from pi05_train.checkpoint.storage import orbax_write, place, zarr
+from pi05_train.checkpoint.storage.assets import find_assets
+from pi05_train.checkpoint.storage.orbax import OrbaxSource
+from pi05_train.checkpoint.storage.orbax_write import write_orbax
 from pi05_train.errors import UserError
-from tests.checkpoint.foreign.made import SIGLIP, assert_holds, orbax_folder, same_bits, specs, tensors
+from tests.checkpoint.storage.made import SIGLIP, assert_holds, orbax_folder, same_bits, specs, tensors
 from tests.golden_numbers import complete_path, tiny_parameters
 
 STATISTICS = b'{"norm_stats": {}}'

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pi05_train.checkpoint.foreign.source import TensorSpec
+from pi05_train.checkpoint.storage.source import TensorSpec
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.source import DTYPES, Source, TensorSpec, half_there
+from pi05_train.checkpoint.storage.source import DTYPES, Source, TensorSpec, half_there
 from pi05_train.errors import UserError
 
 ROOT = "params/"

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pi05_train.checkpoint.foreign.safetensors_files import OUR_DTYPES, SafetensorsSource, write_safetensors
-from pi05_train.checkpoint.foreign.source import DTYPES
+from pi05_train.checkpoint.storage.safetensors_files import OUR_DTYPES, SafetensorsSource, write_safetensors
+from pi05_train.checkpoint.storage.source import DTYPES
 from pi05_train.errors import UserError
-from tests.checkpoint.foreign.made import assert_holds, same_bits, specs, tensors
+from tests.checkpoint.storage.made import assert_holds, same_bits, specs, tensors
 from tests.golden_numbers import complete_path
 
 MIXED = st.dictionaries(
