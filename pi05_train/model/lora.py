@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pi05_train.errors import UserError
-from pi05_train.model.adaptation import LORA_A, LORA_B, AdaptationConfig, LoraRule, is_lora, rule_for
+from pi05_train.model.adaptation import AdaptationConfig, LoraRule, is_lora, rule_for
 from pi05_train.model.config import ModelConfig
 from pi05_train.model.pi05 import Pi05
 from pi05_train.model.precision import UncastLinear, at_least_float32
@@ -136,26 +136,3 @@ def merged_weight(weight: Tensor, lora_a: Tensor, lora_b: Tensor, rule: LoraRule
     else:
         update = torch.einsum("hir,ro->ohi", a, b.sum(0)).flatten(1)
     return (at_least_float32(weight) + rule.scale * update).to(weight.dtype)
-
-
-def merge_lora(state: Mapping[str, Tensor], rules: Sequence[LoraRule]) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of the plain network, in the order of `state`: LoRA's are merged and gone.
-
-    One layer is asked for at a time, so that `state` may read from a disk.
-    """
-    for name in state:
-        if is_lora(name):
-            continue
-        module = name.removesuffix(".weight")
-        if name == module or f"{module}.{LORA_A}" not in state:
-            yield name, state[name]
-            continue
-        rule = rule_for(module, rules)
-        if rule is None:
-            raise UserError(
-                f"LoRA of {module}",
-                got="no rule for it",
-                expected="the adaptation of the run that trained it",
-                do="keep config.yaml beside its checkpoints",
-            )
-        yield name, merged_weight(state[name], state[f"{module}.{LORA_A}"], state[f"{module}.{LORA_B}"], rule)

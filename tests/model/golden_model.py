@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pi05_train.checkpoint.foreign.layout import TheirView
 from pi05_train.checkpoint.foreign.openpi_jax import openpi_layout
-from pi05_train.checkpoint.storage.source import TensorSpec
 from pi05_train.model.batch import Batch, SegmentInfo
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.model.pi05 import Pi05
 from pi05_train.model.plan import Segments, backbone_plan
+from tests.checkpoint.foreign.dict_source import DictSource
 from tests.golden_numbers import golden_json, tiny_parameters
 from tests.model.openpi_names import to_our_names
 
@@ -134,21 +134,6 @@ def in_openpis_layout(model: Pi05, values: Mapping[str, Tensor | None]) -> dict[
     tensors = {name: torch.zeros(shapes[name]) if value is None else value for name, value in given.items()}
     view = TheirView(DictSource(tensors), openpi_layout(model.config, shapes))
     return {path: view.read(path) for path in view.specs}
-
-
-class DictSource:
-    """Tensors in memory as a checkpoint."""
-
-    where = "memory"
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = tensors
-        self.specs = {
-            name: TensorSpec(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()
-        }
-
-    def read(self, name: str) -> Tensor:
-        return self._tensors[name]
 
 
 def _batch(

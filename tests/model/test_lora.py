@@ -14,21 +14,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pi05_train.checkpoint.foreign.merged import Merged
 from pi05_train.config.convert import build
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig, LoraRule, check_adaptation, is_lora
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig
-from pi05_train.model.lora import LoraLinear, adapt, apply_lora, merge_lora, merged_weight
+from pi05_train.model.lora import LoraLinear, adapt, apply_lora, merged_weight
 from pi05_train.model.pi05 import Pi05
 from pi05_train.model.precision import UncastLinear
 from pi05_train.objective.losses import flow_loss_per_segment
 from pi05_train.policy.sampler import denoise
 from pi05_train.resources import resource
+from tests.checkpoint.foreign.dict_source import DictSource
 from tests.golden_numbers import EXTRACT, assert_golden, golden, golden_json, tiny_parameters
 from tests.model.batches import TINY, pack, random_segments
 from tests.model.golden_model import flow_batch, golden_config, in_openpis_layout, tensor
 from tests.model.openpi_names import to_our_names
+
+
+def merged(state: dict[str, Tensor], rules: list[LoraRule]) -> dict[str, Tensor]:
+    """The parameters of the plain network."""
+    view = Merged(DictSource(state), rules)
+    return {name: view.read(name) for name in view.specs}
+
 
 ATTENTION = LoraRule("layers.*.[qkvo]_proj", 3, 5.0, "alpha_over_rank", per_head=True)
 EVERYWHERE = [ATTENTION, LoraRule("layers.*.expert.*_norm.modulation", 2, 1.0), LoraRule("action.*", 2, 3.0)]
@@ -97,7 +106,7 @@ def test_merged_weights_compute_the_same(config: ModelConfig, rule: LoraRule, pe
     shake(model)
     assert all(isinstance(m, LoraLinear) for m in model.modules() if isinstance(m, nn.Linear))
     plain = Pi05(config, expert=True).double()
-    plain.load_state_dict(dict(merge_lora(model.state_dict(), split)), strict=True)
+    plain.load_state_dict(merged(model.state_dict(), split), strict=True)
     batch = pack(random_segments(seed), config)
     with torch.no_grad():
         for got, expected in zip(outputs(plain, batch), outputs(model, batch), strict=True):
@@ -182,11 +191,11 @@ def test_layers_that_autocast_leaves_alone_stay_so() -> None:
 def test_a_merge_reads_one_layer_at_a_time_and_keeps_the_dtype() -> None:
     model = adapted(TINY, AdaptationConfig(EVERYWHERE)).to(torch.bfloat16)
     shake(model)
-    merged = dict(merge_lora(model.state_dict(), EVERYWHERE))
-    assert list(merged) == [name for name, _ in Pi05(TINY, expert=True).named_parameters()]
-    assert {value.dtype for value in merged.values()} == {torch.bfloat16}
+    plain = merged(model.state_dict(), EVERYWHERE)
+    assert list(plain) == [name for name, _ in Pi05(TINY, expert=True).named_parameters()]
+    assert {value.dtype for value in plain.values()} == {torch.bfloat16}
     with pytest.raises(UserError, match=r"^LoRA of layers\.0\.expert.*no rule"):
-        dict(merge_lora(model.state_dict(), [ATTENTION]))
+        merged(model.state_dict(), [ATTENTION])
 
 
 @pytest.mark.parametrize(
@@ -303,6 +312,6 @@ def test_openpis_gradients(io: dict[str, Any], model: Pi05, batch: Batch) -> Non
 def test_openpis_velocity_from_merged_weights(io: dict[str, Any], model: Pi05, batch: Batch) -> None:
     plain = Pi05(model.config, expert=True)
     rules = with_sizes(preset("openpi_lora").lora, golden_json("configs")["pi05_lora_tiny"])
-    plain.load_state_dict(dict(merge_lora(model.state_dict(), rules)), strict=True)
+    plain.load_state_dict(merged(model.state_dict(), rules), strict=True)
     assert not any(is_lora(name) for name in plain.state_dict())
     assert_golden(plain(batch).velocity_AKHD[:, 0], io["out.v_t"], rtol=0, atol=2e-5)

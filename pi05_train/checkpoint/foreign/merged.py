@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from pi05_train.checkpoint.storage.source import DTYPES, TensorSource, TensorSpec
+from pi05_train.errors import UserError
 from pi05_train.model.adaptation import LORA_A, LORA_B, LoraRule, is_lora, rule_for
 from pi05_train.model.lora import merged_weight
 
@@ -26,7 +27,13 @@ class Merged:
         if f"{module}.{LORA_A}" not in self._source.specs:
             return weight
         rule = rule_for(module, self._rules)
-        assert rule is not None, f"{self.where} has LoRA on {module} and no rule for it"
+        if rule is None:
+            raise UserError(
+                f"LoRA of {module} in {self.where}",
+                got="no rule for it",
+                expected="the adaptation of the run that trained it",
+                do="keep config.yaml beside its checkpoints",
+            )
         lora_a, lora_b = self._source.read(f"{module}.{LORA_A}"), self._source.read(f"{module}.{LORA_B}")
         return merged_weight(weight, lora_a, lora_b, rule)
 
