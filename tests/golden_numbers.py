@@ -281,7 +281,9 @@ def write_extract() -> None:
     for name in JSONS:
         path = EXTRACT / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(json.loads((SHARED / f"{name}.json").read_text())) + "\n")
+        content = json.loads((SHARED / f"{name}.json").read_text())
+        remarks = [key for key in content if key in ("WARNING", "rule_for_state_part", "edges_note")]
+        path.write_text(json.dumps({key: value for key, value in content.items() if key not in remarks}) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,13 +34,14 @@ class ScheduleConfig:
     """Learning rate over steps; its peak is `optimizer.learning_rate`."""
 
     name: str
-    """"warmup_constant" or "warmup_cosine"."""
+    """"warmup_constant", "warmup_cosine" or "warmup_rsqrt"."""
     warmup_steps: int
     """Linear from peak / (warmup_steps + 1) to the peak."""
     decay_steps: int
-    """Step at which the cosine ends, warm-up included; warmup_constant ignores it."""
+    """warmup_cosine: step at which it ends, warm-up included. warmup_rsqrt: steps after the warm-up at which the rate
+    is the peak over the square root of 2. warmup_constant ignores it."""
     final_learning_rate: float
-    """Rate after the cosine; warmup_constant ignores it."""
+    """Rate after the cosine; the others ignore it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def check_run_parts(
 ) -> None:
     """Refuse values no run can have; each error names the key as written in YAML."""
     _one_of("optimizer.name", optimizer.name, ("adamw",))
-    _one_of("schedule.name", schedule.name, ("warmup_constant", "warmup_cosine"))
+    _one_of("schedule.name", schedule.name, ("warmup_constant", "warmup_cosine", "warmup_rsqrt"))
     _one_of("engine.name", engine.name, ("single",))
     _one_of("engine.precision", engine.precision, ("fp32", "bf16"))
     _one_of("engine.device", engine.device, ("auto", "cpu", "cuda"))
@@ -94,6 +95,8 @@ def check_run_parts(
     _at_least("schedule.warmup_steps", schedule.warmup_steps, 0)
     if schedule.name == "warmup_cosine":
         _at_least("schedule.decay_steps", schedule.decay_steps, schedule.warmup_steps + 1)
+    if schedule.name == "warmup_rsqrt":
+        _at_least("schedule.decay_steps", schedule.decay_steps, 1)
     for key in ("learning_rate", "eps", "clip_backbone", "clip_expert"):
         if not getattr(optimizer, key) > 0:
             raise UserError(

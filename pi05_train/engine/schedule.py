@@ -10,14 +10,17 @@ from pi05_train.config.run_parts import ScheduleConfig
 def learning_rate(step: int, peak: float, schedule: ScheduleConfig) -> float:
     """The rate of step `step` (0 is the first).
 
-    Linear from peak / (warmup_steps + 1), then the peak, or a cosine to `final_learning_rate` at `decay_steps`
-    (openpi training/optimizer.py; the warm-up counts towards `decay_steps`).
+    Linear from peak / (warmup_steps + 1), then the peak, a cosine to `final_learning_rate` at `decay_steps` (the
+    warm-up counts towards them), or the peak over a square root that grows with the steps since the warm-up (openpi
+    training/optimizer.py).
     """
     if step < schedule.warmup_steps:
         first = peak / (schedule.warmup_steps + 1)
         return first + (peak - first) * step / schedule.warmup_steps
     if schedule.name == "warmup_constant":
         return peak
+    if schedule.name == "warmup_rsqrt":
+        return peak / math.sqrt(1 + (step - schedule.warmup_steps) / schedule.decay_steps)
     assert schedule.name == "warmup_cosine", schedule.name
     done = min(1.0, (step - schedule.warmup_steps) / (schedule.decay_steps - schedule.warmup_steps))
     final = schedule.final_learning_rate
