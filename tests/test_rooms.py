@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pi05_train"
 FLOORS = {
     "errors": 1, "resources": 1, "samples": 1, "tokenization": 1, "model": 1,
-    "processing": 2, "objective": 2, "checkpoint": 2, "simulation": 2,
+    "processing": 2, "objective": 2, "checkpoint": 2, "simulation": 2, "convert": 2,
     "config": 3,
     "data": 4, "policy": 4, "engine": 4,
     "trainer": 5, "evaluation": 5,
