@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -38,8 +39,6 @@ def write_shards(folder: Path, samples: Iterable[Sample], *, samples_per_shard: 
     any sample that `parse_sample` would refuse. The order of `samples` is the order in the shards: hand them over
     shuffled.
     """
-    import webdataset  # imports torch; readers of shards need neither
-
     folder.mkdir(parents=True, exist_ok=True)
     if present := sorted(path.name for path in folder.glob("*.tar")):
         raise UserError(f"shard folder {folder}", got=present[0], expected="no shards yet", do="choose an empty folder")
@@ -49,32 +48,51 @@ def write_shards(folder: Path, samples: Iterable[Sample], *, samples_per_shard: 
     try:
         while group := list(islice(stream, samples_per_shard)):
             partial.append(folder / f"shard-{len(partial):06d}.tar.partial")
-            with partial[-1].open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as writer:
+            with partial[-1].open("wb") as file:
                 for sample in group:
-                    _write(writer, sample, keys)
+                    if sample.key in keys:
+                        raise UserError(
+                            f"sample {sample.key} of source {sample.source}",
+                            got="its key twice",
+                            expected="unique keys",
+                            do="number the episodes apart",
+                        )
+                    keys.add(sample.key)
+                    file.write(sample_blocks(sample))
+                file.write(end_of_archive(file.tell()))
         return [path.rename(path.with_suffix("")) for path in partial]
     finally:
         for path in partial:
             path.unlink(missing_ok=True)
 
 
-def _write(writer: Any, sample: Sample, keys: set[str]) -> None:
-    where = f"sample {sample.key} of source {sample.source}"
-    if sample.key in keys:
-        raise UserError(where, got="its key twice", expected="unique keys", do="number the episodes apart")
-    keys.add(sample.key)
+def sample_blocks(sample: Sample) -> bytes:
+    """The sample's members as they stand in a shard: a shard is such blocks one after the other and `end_of_archive`.
+
+    The bytes are those of webdataset.TarWriter(mtime=0), without its import of torch. Refuses (UserError) what
+    `parse_sample` would refuse and keys that would not be one run of members.
+    """
     members = sample_members(sample)
     parse_sample(members)
     longest = max(len(f"{sample.key}.{extension}".encode()) for extension in members)
     if not sample.key or "." in sample.key or "/" in sample.key or longest > _LONGEST_NAME:
         raise UserError(
-            f"{where}, key",
+            f"sample {sample.key} of source {sample.source}, key",
             got=repr(sample.key),
             expected=f"no dot, no slash, member names of at most {_LONGEST_NAME} bytes",
             do="use {episode:08d}_{frame:06d}",
         )
-    for extension, content in members.items():  # one call each: TarWriter sorts the members of a call by name
-        writer.write({"__key__": sample.key, extension: content})
+    parts: list[bytes] = []
+    for extension, content in members.items():
+        header = tarfile.TarInfo(f"{sample.key}.{extension}")
+        header.size, header.mode, header.uname, header.gname = len(content), 0o0444, "bigdata", "bigdata"
+        parts += [header.tobuf(), content, bytes(-len(content) % tarfile.BLOCKSIZE)]
+    return b"".join(parts)
+
+
+def end_of_archive(size_bytes: int) -> bytes:
+    """What ends a tar of that many bytes: two empty blocks, then zeros up to a whole record."""
+    return bytes(2 * tarfile.BLOCKSIZE + -(size_bytes + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
 
 
 def sample_members(sample: Sample) -> dict[str, bytes]:
