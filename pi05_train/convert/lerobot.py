@@ -1,0 +1,275 @@
+"""LeRobot datasets (v2.0, v2.1, v3.0) as a foreign source: one unit per episode.
+
+`options.dataset` overrides the names of cameras: see `lerobot_cameras`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pi05_train.convert.episodes import Episode, anchor_samples
+from pi05_train.convert.lerobot_cameras import (
+    control_mode,
+    depth_features,
+    name_cameras,
+    parse_overrides,
+    short_name,
+)
+from pi05_train.convert.lerobot_files import Description, read_description
+from pi05_train.convert.lerobot_rows import (
+    ACTION_NAMES,
+    NUMBERING,
+    STATE_NAMES,
+    EpisodeError,
+    check_table,
+    feature_name,
+    measured_rate,
+    read_rows,
+    stored_pictures,
+)
+from pi05_train.convert.source import Dropped, Options, Unit
+from pi05_train.convert.video import VideoError, frame_stamps, pictures
+from pi05_train.errors import UserError
+from pi05_train.samples.card import SourceCard
+from pi05_train.samples.schema import ACTION_KINDS, Sample
+
+_SHOWN = 8
+"""Episode numbers that a message lists."""
+
+
+@dataclass(frozen=True)
+class LeRobotSource:
+    """An opened LeRobot dataset."""
+
+    root: Path
+    options: Options
+    description: Description
+    cameras: Mapping[str, str]
+    """Feature to our camera name."""
+    rate_hz: float
+    card: SourceCard
+    units: Sequence[Unit]
+    notes: Sequence[str]
+
+    def samples(self, unit: Unit) -> Iterator[Sample | Dropped]:
+        """The samples of an episode."""
+        frames = self.description.lengths[unit.number]
+        options = self.options if self.card.kind != "VI" else replace(self.options, stride=1)
+        try:
+            rows = read_rows(self.root, unit.number, self.description, self.rate_hz)
+            episode = Episode(
+                number=unit.number,
+                task=rows.tasks,
+                state=rows.state_TS,
+                actions=rows.actions_TA,
+                cameras={name: self._pictures(unit, key, rows.times_T) for key, name in self.cameras.items()},
+                rate_hz=self.rate_hz,
+                success=rows.success,
+                subtasks=rows.subtasks,
+                provenance={"format": f"LeRobot {self.description.version}", "episode": unit.name},
+            )
+            found = anchor_samples(episode, self.card, options)
+            yield from found if self.card.kind != "VI" else _spoken(found, rows.utterances, unit)
+        except (EpisodeError, VideoError) as error:
+            yield Dropped(f"{unit.number:08d}", str(error), max(1, -(-frames // options.stride)))
+
+    def _pictures(self, unit: Unit, feature: str, times_T: NDArray[np.float64]) -> Iterable[NDArray[np.uint8] | bytes]:
+        """The episode's pictures of a camera; raises VideoError before any is decoded if there is not one per row."""
+        if self.description.features[feature].get("dtype") == "image":
+            return stored_pictures(self.root, unit.number, self.description, feature)
+        clip = self.description.clip(unit.number, feature)
+        half = 0.5 / self.rate_hz
+        end_s = None if clip.end_s is None else clip.end_s - half
+        stamps, unit_s = frame_stamps(self.root / clip.file, clip.start_s - half, end_s)
+        if len(stamps) != len(times_T):
+            raise VideoError("frame count of a video differs")
+        shown_T = np.array(stamps) * unit_s
+        if np.abs(shown_T - (clip.start_s + times_T)).max() > half:  # by time, never by number divided by the rate
+            raise VideoError("video and rows disagree in time")
+        return pictures(self.root / clip.file, stamps)
+
+
+def open_source(path: Path, options: Options) -> LeRobotSource:
+    """The dataset in the folder `path`. Refuses (UserError) what cannot be converted, before anything is decoded."""
+    description = read_description(path)
+    where, features = description.where, description.features
+    overrides = parse_overrides(options.dataset)
+    cameras = name_cameras(features, overrides, where)
+    state, action = _numbers(description, options)
+    _check_language(description, options)
+    present, notes = _present(path, description, cameras, options)
+    needed = [*NUMBERING, state, *([action] if options.kind in ACTION_KINDS else [])]
+    needed += [key for key in cameras if features[key].get("dtype") == "image"]
+    files = list(dict.fromkeys(description.data_file(number) for number in present))
+    for file in files if description.major == 3 else files[:1]:  # v2 has a file per episode: too many to open them all
+        check_table(path, file, description, needed)
+    rate_hz = measured_rate(path, present[0], description) or description.fps
+    if abs(rate_hz / description.fps - 1) <= 0.01:
+        rate_hz = description.fps
+    else:
+        rate_hz = round(rate_hz, 2)
+        notes.append(
+            f"info.json says {description.fps:g} frames per second, time stamps {rate_hz:g}: the latter is used."
+        )
+    mode, certain = control_mode(features.get(action, {}).get("names"), overrides)
+    if options.kind in ACTION_KINDS and not certain:
+        notes.append(f'Control mode "{mode}" is a guess: the dimensions of {action} have no telling names.')
+    notes += [f"Camera {short_name(key)} is {name}." for key, name in cameras.items()]
+    left_out = [name for name, ours in overrides.items() if ours == "none"]
+    notes += [f"Camera {name} is left out, as asked for." for name in left_out]
+    notes += [f"Depth map {short_name(name)} is left out." for name in depth_features(features)]
+    if "language_persistent" in features or "language_events" in features:
+        notes.append("Of the language columns, subtasks and what a person said are taken; other styles are left out.")
+    licence = _licence(path)
+    if not licence:
+        notes.append("The dataset names no licence.")
+    return LeRobotSource(
+        root=path,
+        options=options,
+        description=description,
+        cameras=cameras,
+        rate_hz=rate_hz,
+        card=_card(description, options, list(cameras.values()), rate_hz, mode, licence),
+        units=[Unit(number, f"episode {number}") for number in present],
+        notes=notes,
+    )
+
+
+def _card(
+    description: Description, options: Options, cameras: list[str], rate_hz: float, mode: str, licence: str
+) -> SourceCard:
+    state, action = feature_name(description, STATE_NAMES), feature_name(description, ACTION_NAMES)
+    acts = options.kind in ACTION_KINDS
+    return SourceCard(
+        name=options.name,
+        kind=options.kind,
+        shards="",
+        description=f"{len(description.lengths)} episodes of {description.robot_type or 'an unnamed robot'}",
+        cameras=cameras,
+        embodiment=description.robot_type,
+        control_mode=mode if acts else "",
+        rate_hz=rate_hz if acts else 0.0,
+        state_dim=_width(description, state),
+        action_dim=_width(description, action) if acts else 0,
+        licence=licence,
+        origin=f"LeRobot dataset {description.name}, {description.version}",
+    )
+
+
+def _numbers(description: Description, options: Options) -> tuple[str, str]:
+    """Names of the state and of the action; the latter may be "" for kinds without actions."""
+    state, action = feature_name(description, STATE_NAMES), feature_name(description, ACTION_NAMES)
+    wanted = [("state", state, STATE_NAMES)] + [("action", action, ACTION_NAMES)] * (options.kind in ACTION_KINDS)
+    for what, name, names in wanted:
+        if not name:
+            raise UserError(
+                f"{description.where}, features",
+                got=sorted(description.features),
+                expected=f"{what} under one of the names {list(names)}",
+                do="rename the feature, or join its parts into one",
+            )
+        _width(description, name)
+    return state, action
+
+
+def _width(description: Description, name: str) -> int:
+    """Dimensions of a feature; `shape` is [n], or empty for a scalar."""
+    shape = description.features[name].get("shape")
+    if not isinstance(shape, list) or len(shape) > 1 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise UserError(
+            f"{description.where}, features, {name}, shape",
+            got=shape,
+            expected="one length",
+            do="correct meta/info.json",
+        )
+    return int(shape[0]) if shape else 1
+
+
+def _check_language(description: Description, options: Options) -> None:
+    features = description.features
+    annotated = "language_persistent" in features or ("subtask_index" in features and description.subtasks)
+    if options.kind == "WD":
+        raise UserError(description.where, got="kind WD", expected="a kind of robot data", do="choose another kind")
+    if options.kind in ("HL", "VI") and not annotated:
+        raise UserError(
+            f"{description.where}, kind {options.kind}",
+            got="no subtasks",
+            expected="the feature language_persistent, or subtask_index with meta/subtasks.parquet",
+            do="annotate the dataset or choose another kind",
+        )
+    if options.kind == "VI" and "language_events" not in features:
+        raise UserError(
+            f"{description.where}, kind VI",
+            got="no feature language_events",
+            expected="what a person said in it",
+            do="annotate the dataset or choose another kind",
+        )
+
+
+def _present(
+    path: Path, description: Description, cameras: Mapping[str, str], options: Options
+) -> tuple[list[int], list[str]]:
+    """Episodes whose files are all there, and notes about the others; refuses absent ones unless they are allowed."""
+    videos = [key for key in cameras if description.features[key].get("dtype") == "video"]
+    there: dict[str, bool] = {}
+    absent: dict[int, str] = {}
+    for number in description.lengths:
+        files = [description.data_file(number), *(description.clip(number, key).file for key in videos)]
+        for file in files:
+            if file not in there:
+                there[file] = (path / file).is_file()
+        if gone := [file for file in files if not there[file]]:
+            absent[number] = gone[0]
+    total = len(description.lengths)
+    if not absent:
+        return list(description.lengths), []
+    first, example = next(iter(absent.items()))
+    if len(absent) == total or not options.allow_missing:
+        raise UserError(
+            f"{description.where}, episodes",
+            got=f"{len(absent)} of {total} without their files (episode {first} lacks {example})",
+            expected="a table and a video per camera for each",
+            do="fetch the rest" if len(absent) == total else "fetch the rest, or give --allow-missing",
+        )
+    shown = ", ".join(map(str, list(absent)[:_SHOWN]))
+    shown += f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+    kept = [number for number in description.lengths if number not in absent]
+    return kept, [f"{len(absent)} of {total} episodes are absent: {shown}."]
+
+
+def _licence(path: Path) -> str:
+    """By the head of the dataset's README, or the first line of its LICENSE; "" where neither says."""
+    readme = path / "README.md"
+    if readme.is_file():
+        lines = readme.read_text("utf-8", errors="replace").splitlines()
+        if lines and lines[0].strip() == "---":
+            for line in lines[1:]:
+                if line.strip() == "---":
+                    break
+                if line.startswith("license:"):
+                    return line.partition(":")[2].strip().strip("'\"")
+    text = path / "LICENSE"
+    lines = text.read_text("utf-8", errors="replace").splitlines() if text.is_file() else []
+    return next((line.strip() for line in lines if line.strip()), "")
+
+
+def _spoken(found: Iterator[Sample | Dropped], utterances: Sequence[str], unit: Unit) -> Iterator[Sample | Dropped]:
+    """Samples at frames where a person said something; the others are counted together."""
+    silent = 0
+    for sample in found:
+        frame = sample.frame if isinstance(sample, Sample) else int(sample.key.partition("_")[2] or 0)
+        if isinstance(sample, Dropped) and "_" not in sample.key:
+            yield sample
+        elif not utterances or not utterances[frame]:
+            silent += 1
+        elif isinstance(sample, Dropped):
+            yield sample
+        else:
+            yield replace(sample, verbal_instruction=utterances[frame])
+    if silent:
+        yield Dropped(f"{unit.number:08d}_silent", "no verbal instruction", silent)

@@ -1,0 +1,130 @@
+"""Pictures of a video file, found by their time stamps and decoded in one pass.
+
+A file is opened afresh for every clip. One seek leads to a key frame before the clip; from there on decoding is
+sequential, and only pictures with exactly the stamps that were asked for are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from pi05_train.errors import UserError
+
+_BEFORE_S = 1.0
+"""How far before a clip its key frame is looked for: containers index decoding times, which run ahead of shown ones."""
+
+
+class VideoError(ValueError):
+    """A video that cannot give what is asked of it; the text is a fixed phrase to count by."""
+
+
+def frame_stamps(path: Path, start_s: float = 0.0, end_s: float | None = None) -> tuple[list[int], float]:
+    """(time stamps of the pictures shown from `start_s` to before `end_s`, rising; seconds per unit of a stamp).
+
+    Nothing is decoded. Without `end_s` the clip is everything from the file's beginning. Raises VideoError.
+    """
+    with _opened(path) as (container, stream):
+        unit_s = float(stream.time_base)
+        begin = None if end_s is None else start_s
+        stamps, reaches_back = _scan(container, stream, begin, end_s)
+        if not reaches_back:
+            stamps, _ = _scan(container, stream, None, end_s)
+        inside = [stamp for stamp in stamps if begin is None or stamp * unit_s >= begin]
+    if len(set(inside)) != len(inside):
+        raise VideoError("video shows two pictures at one time")
+    return sorted(inside), unit_s
+
+
+def pictures(path: Path, stamps: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """[height, width, 3] RGB of the pictures with these rising time stamps, in order; raises VideoError."""
+    if not stamps:
+        return
+    with _opened(path) as (container, stream):
+        convert = VideoReformatter()
+        wanted = iter(stamps)
+        stamp = next(wanted)
+        for frame in _decoded_from(container, stream, stamps[0]):
+            if frame.pts is None or frame.pts > stamp:
+                raise VideoError("video skips a picture")
+            if frame.pts < stamp:
+                continue
+            yield convert.reformat(frame, format="rgb24").to_ndarray()
+            following = next(wanted, None)
+            if following is None:
+                return
+            stamp = following
+        raise VideoError("video unreadable")
+
+
+class _opened:  # noqa: N801 a context manager that is used as a function
+    """The container and its video stream; what FFmpeg cannot read becomes a VideoError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> tuple[Any, Any]:
+        try:
+            self.container = av.open(str(self.path))
+        except (av.error.FileNotFoundError, av.error.PermissionError) as error:
+            raise UserError(
+                f"video {self.path}", got=error.strerror, expected="a file that can be read", do="fetch it again"
+            ) from error
+        except av.error.FFmpegError as error:
+            raise VideoError("video unreadable") from error
+        if not self.container.streams.video:
+            self.container.close()
+            raise VideoError("video unreadable")
+        stream = self.container.streams.video[0]
+        stream.codec_context.thread_count = 1  # conversions run one process per core already
+        return self.container, stream
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.container.close()
+        if isinstance(error, av.error.FFmpegError):
+            raise VideoError("video unreadable") from error
+
+
+def _scan(container: Any, stream: Any, start_s: float | None, end_s: float | None) -> tuple[list[int], bool]:
+    """(stamps before `end_s` from a key frame before `start_s` on, whether that key frame is early enough)."""
+    unit_s = float(stream.time_base)
+    container.seek(0 if start_s is None else _seek_point(start_s, unit_s), stream=stream)
+    stamps: list[int] = []
+    reaches_back = True
+    for number, packet in enumerate(container.demux(stream)):
+        if packet.pts is None:  # the flushing packet at the end
+            continue
+        if number == 0 and start_s is not None:
+            reaches_back = packet.pts * unit_s <= start_s
+        if end_s is not None and packet.dts is not None and packet.dts * unit_s >= end_s:
+            break
+        if packet.is_corrupt:
+            raise VideoError("video unreadable")
+        if end_s is None or packet.pts * unit_s < end_s:
+            stamps.append(packet.pts)
+    return stamps, reaches_back
+
+
+def _decoded_from(container: Any, stream: Any, stamp: int) -> Iterator[Any]:
+    """Decoded pictures in the order they are shown, from one at or before `stamp` on."""
+    container.seek(_seek_point(stamp * float(stream.time_base), float(stream.time_base)), stream=stream)
+    frames = container.decode(stream)
+    first = next(frames, None)
+    if first is None or first.pts is None or first.pts > stamp:  # that key frame is shown too late: from the beginning
+        container.seek(0, stream=stream)
+        frames = container.decode(stream)
+        first = next(frames, None)
+    if first is not None:
+        yield first
+        yield from frames
+
+
+def _seek_point(time_s: float, unit_s: float) -> int:
+    return max(0, int((time_s - _BEFORE_S) / unit_s))
