@@ -84,6 +84,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--workers", type=int, default=2, help="processes; never changes the result")
     simulate.set_defaults(verb=_simulate)
+    _add_convert(verbs.add_parser("convert", help="a data set of another format to shards, card and statistics"))
     index = verbs.add_parser("index", help="index the shards of a source and compute its statistics")
     index.add_argument("cards", nargs="+", help="names of cards in data_mixtures/source, or paths of card files")
     index.add_argument("--root", required=True, help="folder that the cards' relative `shards` start from")
@@ -94,6 +95,26 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs per source")
     _add_overrides(mixture)
     mixture.set_defaults(verb=_mixture)
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    from pi05_train.convert.formats import FORMATS
+
+    listed = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    convert.add_argument("format", choices=tuple(FORMATS), metavar="FORMAT", help=listed.replace("%", "%%"))
+    convert.add_argument("path", help="file or folder of the data set")
+    convert.add_argument("folder", help="gets shards, card, index and statistics; its parent is the data.root")
+    convert.add_argument("--name", required=True, help="name of the source and of its card")
+    convert.add_argument("--kind", required=True, choices=("MM", "ME", "CE", "HL", "WD", "VI"))
+    convert.add_argument("--horizon", type=int, default=64, help="action steps stored per chunk (default: %(default)s)")
+    convert.add_argument("--image-size", type=int, default=224, help="side in pixels (default: %(default)s)")
+    convert.add_argument("--quality", type=int, default=95, help="JPEG quality (default: %(default)s)")
+    convert.add_argument("--stride", type=int, default=1, help="take every n-th frame (default: %(default)s)")
+    convert.add_argument("--heldout", type=float, default=0.05, help="share of episodes (default: %(default)s)")
+    convert.add_argument("--allow-missing", action="store_true", help="take what is there")
+    convert.add_argument("--dataset", default="", help="entry of the format's table, or the annotations' file")
+    convert.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; never changes the result")
+    convert.set_defaults(verb=_convert)
 
 
 def _add_tokenizer(tokenizer: argparse.ArgumentParser) -> None:
@@ -168,6 +189,24 @@ def _simulate(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.data import simulate
 
     simulate(arguments.root, seed=arguments.seed, workers=arguments.workers)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.convert import convert_source
+    from pi05_train.convert.source import Options
+
+    options = Options(
+        name=arguments.name,
+        kind=arguments.kind,
+        horizon=arguments.horizon,
+        image_size=arguments.image_size,
+        jpeg_quality=arguments.quality,
+        stride=arguments.stride,
+        heldout=arguments.heldout,
+        allow_missing=arguments.allow_missing,
+        dataset=arguments.dataset,
+    )
+    convert_source(arguments.format, arguments.path, arguments.folder, options, workers=arguments.workers)
 
 
 def _index(arguments: argparse.Namespace) -> None:
