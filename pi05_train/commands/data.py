@@ -1,7 +1,8 @@
-"""`pi05 data`: simulate, index, describe."""
+"""`pi05 data`: simulate, index, describe, check."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from rich.table import Table
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.convert import build
 from pi05_train.config.schema import Config
+from pi05_train.data.explain import explain as explain_step
 from pi05_train.data.index import build_index
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.schedule import Schedule
 from pi05_train.data.statistics import write_statistics
+from pi05_train.data.verify import repair as repair_index
+from pi05_train.data.verify import verify as verify_source
 from pi05_train.errors import UserError
 from pi05_train.resources import resource
 from pi05_train.samples.card import SourceCard, check_card
@@ -68,3 +72,41 @@ def mixture(config: Config) -> None:
         cells = [name, row["kind"], f"{row['share']:.4f}", f"{drawn:.4f}", samples, row["of"], row["environments"]]
         table.add_row(*map(str, cells), f"{counts[name] / samples:.2f}")
     Console().print(table)
+
+
+def verify(cards: Sequence[str], root: str, *, workers: int, repair: bool) -> int:
+    """Print one line per problem of the cards' sources; 1 if there is any left."""
+    problems = 0
+    for name in cards:
+        card = read_card(name)
+        folder = Path(root) / card.shards
+        with progress_bar(f"verifying {card.name}") as report:
+            found = verify_source(folder, card, workers=workers, report=report)
+        for problem in found:
+            print(f"{card.name}: {folder / str(problem)}")
+        if repair and found:
+            print(f"{card.name}: {repair_index(folder, found)}")
+            found = []
+        problems += len(found)
+        if not found:
+            print(f"{card.name}: every shard and sample is as indexed")
+    return min(problems, 1)
+
+
+def explain(config: Config, step: int) -> None:
+    """Print the samples of a step in slot order."""
+    opened = Mixture.open(config.mixture, Path(config.data.root))
+    start = time.perf_counter()
+    batch = config.data.global_batch_samples
+    schedule = Schedule(config.run.seed, opened.names, opened.sizes, opened.shares, batch)
+    slots = explain_step(opened, schedule, step)
+    milliseconds = (time.perf_counter() - start) * 1e3
+    title = f"step {step} of {opened.name}, seed {config.run.seed}: {batch} samples, found in {milliseconds:.0f} ms"
+    names = ("slot", "source", "draw", "epoch", "row", "key", "episode", "frame", "shard", "offset", "length")
+    table = Table(title=title)
+    for column in names:
+        table.add_column(column, justify="left" if column in ("source", "key", "shard") else "right", no_wrap=True)
+    for slot in slots:
+        table.add_row(*(str(getattr(slot, column)) for column in names))
+    console = Console()
+    Console(width=max(console.width, 160)).print(table)

@@ -92,9 +92,23 @@ def _add_data(data: argparse.ArgumentParser) -> None:
         "--horizon", type=int, default=50, help="action steps of the model to train (default: %(default)s)"
     )
     index.set_defaults(verb=_index)
+    verify = verbs.add_parser("verify", help="every byte of a source against its index; exit status 1 for any problem")
+    _add_cards(verify)
+    verify.add_argument("--repair", action="store_true", help="write damaged index files anew from whole shards")
+    verify.set_defaults(verb=_verify)
+    explain = verbs.add_parser("explain", help="the exact samples of a step, from the indexes alone")
+    explain.add_argument("--step", type=int, required=True)
+    _add_overrides(explain)
+    explain.set_defaults(verb=_explain)
     mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs per source")
     _add_overrides(mixture)
     mixture.set_defaults(verb=_mixture)
+
+
+def _add_cards(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("cards", nargs="+", help="names of cards in data_mixtures/source, or paths of card files")
+    verb.add_argument("--root", required=True, help="folder that the cards' relative `shards` start from")
+    verb.add_argument("--workers", type=int, default=2, help="processes; never changes the result")
 
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:
@@ -220,6 +234,19 @@ def _mixture(arguments: argparse.Namespace) -> None:
     from pi05_train.config.compose import compose
 
     mixture(compose(arguments.overrides, arguments.config_dir))
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from pi05_train.commands.data import verify
+
+    return verify(arguments.cards, arguments.root, workers=arguments.workers, repair=arguments.repair)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.data import explain
+    from pi05_train.config.compose import compose
+
+    explain(compose(arguments.overrides, arguments.config_dir), arguments.step)
 
 
 def _fit(arguments: argparse.Namespace) -> None:
