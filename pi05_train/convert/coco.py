@@ -70,7 +70,7 @@ def open_source(path: Path, options: Options) -> PictureSource[tuple[int, CocoIm
     images: dict[tuple[str, int], CocoImage] = {}
     described: list[str] = []
     for name in _annotation_files(files):
-        content = read_json(files, name, without=("segmentation",))
+        content = read_json(files, name, slim=_without_outlines)
         where = f"{path}, {name}"
         if _add(content, _part(name), images, variants, where):
             described.append(_description(content))
@@ -106,6 +106,12 @@ def _annotation_files(files: Files) -> list[str]:
     found = files.named(".json")
     own = [name for name in found if PurePosixPath(name).name.startswith(("captions_", "instances_"))]
     return own or [name for name in found if "coco" in PurePosixPath(name).name.lower()]
+
+
+def _without_outlines(found: dict[str, Any]) -> dict[str, Any]:
+    """Outlines are most of the file and of no use here."""
+    found.pop("segmentation", None)
+    return found
 
 
 def _part(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,16 +67,10 @@ def _plain(name: str) -> str:
     return PurePosixPath(name).as_posix()
 
 
-def read_json(files: Files, name: str, without: Sequence[str] = ()) -> Any:
-    """The content of a JSON file; keys in `without` are left out as it is read, to save memory."""
-
-    def slimmed(found: dict[str, Any]) -> dict[str, Any]:
-        for key in without:
-            found.pop(key, None)
-        return found
-
+def read_json(files: Files, name: str, slim: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """The content of a JSON file; `slim` replaces every object as soon as it is read, to save memory."""
     try:
-        return json.loads(files.read(name), object_hook=slimmed if without else None)
+        return json.loads(files.read(name), object_hook=slim)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{files.path}, {name}", got=str(error), expected="a whole JSON file", do="fetch it again"
