@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from pi05_train.checkpoint.run_state import latest
+from pi05_train.checkpoint.run_state import DataState, latest
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.build import build_processor, fingerprints, save_statistics, shard_statistics
 from pi05_train.config.compose import compose, to_yaml
@@ -16,7 +16,6 @@ from pi05_train.config.schema import Config
 from pi05_train.data.loader import make_loader
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
-from pi05_train.data.schedule import Schedule
 from pi05_train.engine.single import SingleEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
@@ -33,7 +32,10 @@ def train(config: Config) -> Path:
     Raises UserError, before any step, for whatever a person can mend.
     """
     mixture = Mixture.open(config.mixture, Path(config.data.root))
-    schedule = Schedule(config.run.seed, mixture.names, mixture.sizes, mixture.shares, config.data.global_batch_samples)
+    schedule = mixture.schedule(config.run.seed, config.data.global_batch_samples, config.run.steps)
+    steps = config.run.steps if schedule.end_step is None else schedule.end_step
+    if steps < config.run.steps:
+        print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")
     statistics = shard_statistics(config)
     processor = build_processor(config, statistics)
     engine = SingleEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine)
@@ -47,16 +49,17 @@ def train(config: Config) -> Path:
             micro_batch_samples=config.data.micro_batch_samples,
             flow_draws=config.stage.objective.flow_draws,
             start_step=start,
-            stop_step=config.run.steps,
+            stop_step=steps,
             num_workers=config.data.workers,
             run_folder=folder.path,
         )
         return (micro_batches for _, micro_batches in loader)
 
     plan = Plan(
-        steps=config.run.steps,
-        seed=config.run.seed,
-        fingerprint=mixture.fingerprint,
+        steps=steps,
+        data_state=lambda step: DataState(
+            config.run.seed, step, schedule.global_batch, mixture.fingerprint_at(step, schedule)
+        ),
         peak_learning_rate=config.optimizer.learning_rate,
         schedule=config.schedule,
         checkpoint=config.checkpoint,
@@ -67,7 +70,9 @@ def train(config: Config) -> Path:
     data = {name: mixture.indexes[name].fingerprint for name in mixture.names} | fingerprints(config, statistics)
     with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
         save_statistics(folder.path, statistics)
-        (folder.path / "mixture.json").write_text(json.dumps(mixture.describe(), indent=1) + "\n")
+        (folder.path / "mixture.json").write_text(
+            json.dumps(mixture.describe(schedule.requested(steps)), indent=1) + "\n"
+        )
         trackers = make_trackers(config.logger, folder.path, asdict(config))
         try:
             fit(engine, batches, plan, folder, trackers)

@@ -22,8 +22,9 @@ class DataState:
     seed: int
     step: int
     """The next step to draw."""
+    global_batch_samples: int
     fingerprint: str
-    """Of the mixture: sources, weights, filters and shard contents."""
+    """Of the mixture up to that step: sources, weights, phases, filters and shard contents."""
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -105,12 +106,13 @@ def check_data_state(folder: Path, saved: dict[str, Any], now: DataState) -> Non
     for key, cure in (
         ("fingerprint", "restore the mixture and its shards, or start a new run folder with run.start_from"),
         ("seed", "set run.seed back"),
+        ("global_batch_samples", "set data.global_batch_samples back"),
         ("step", "do not rename checkpoint folders"),
     ):
-        if saved[key] != asdict(now)[key]:
+        if saved.get(key) != asdict(now)[key]:
             raise UserError(
                 f"data {key} on resuming from {folder}",
                 got=asdict(now)[key],
-                expected=f"{saved[key]} as saved",
+                expected=f"{saved.get(key)} as saved",
                 do=cure,
             )

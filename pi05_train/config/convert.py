@@ -45,7 +45,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _convert(next(a for a in args if a is not type(None)), value, path)
+        members = [a for a in args if a is not type(None)]
+        fitting = [a for a in members if is_dataclass(a) == isinstance(value, dict)]
+        return _convert((fitting or members)[0], value, path)
     if is_dataclass(hint):
         return build(cast(type, hint), value, path)
     if origin is dict and isinstance(value, dict):

@@ -9,6 +9,7 @@ from pi05_train.errors import UserError
 from pi05_train.model.adaptation import check_adaptation
 from pi05_train.model.config import FAMILIES, ModelConfig
 from pi05_train.samples.card import check_card
+from pi05_train.samples.mixture_config import check_mixture
 
 
 def validate(config: Config) -> None:
@@ -94,6 +95,7 @@ def _check_mixture(config: Config) -> None:
     enabled = {name: entry for name, entry in config.mixture.sources.items() if entry.enabled}
     if not enabled:
         raise UserError("mixture.sources", got="no enabled source", expected="at least one", do="enable a source")
+    check_mixture(config.mixture)
     for name, entry in enabled.items():
         check_card(entry.card)
         if entry.card.name != name:
@@ -102,13 +104,6 @@ def _check_mixture(config: Config) -> None:
                 got=repr(entry.card.name),
                 expected=f"{name!r}, the key it stands under",
                 do="use the same name",
-            )
-        if not entry.weight > 0:
-            raise UserError(
-                f"mixture.sources.{name}.weight",
-                got=entry.weight,
-                expected="a positive share",
-                do=f"to leave the source out set mixture.sources.{name}.enabled=false",
             )
         if not config.stage.objective.text and not entry.card.has_actions:
             raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from pi05_train.data.index import FAILED, HELDOUT, Index
 from pi05_train.data.permutation import digest
-from pi05_train.data.schedule import SCHEDULE_VERSION
+from pi05_train.data.phases import plan_phases
+from pi05_train.data.schedule import SCHEDULE_VERSION, Phase, Schedule
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard, check_card
-from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig
+from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, check_mixture
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,15 @@ class Mixture:
     cards: dict[str, SourceCard]
     indexes: dict[str, Index]
     rows: dict[str, NDArray[np.int64]]
-    weights: dict[str, float]
+    config: MixtureConfig
 
     @classmethod
     def open(cls, config: MixtureConfig, root: Path, *, split: str | None = None) -> Mixture:
         """Open the index of every enabled source; relative shard folders start at `root`.
 
         `split="heldout"` gives the held-out rows, whatever the other filters leave for training: ablations are
-        measured on the same rows. Refuses (UserError) what `Index.open` refuses, no source at all, an entry not
-        named like its card, a share that is not positive, and a source that a filter leaves without rows.
+        measured on the same rows. Refuses (UserError) what `check_mixture` and `Index.open` refuse, no source at all,
+        an entry not named like its card, and a source that a filter leaves without rows.
         """
         filters = config.filters if split in (None, config.filters.split) else FilterConfig(split=str(split))
         if filters.split not in ("train", "heldout"):
@@ -46,6 +47,7 @@ class Mixture:
             raise UserError(
                 f"mixture {config.name}, sources", got="none enabled", expected="at least one", do="enable one"
             )
+        check_mixture(config)
         indexes: dict[str, Index] = {}
         for name, entry in entries.items():
             check_card(entry.card)
@@ -56,13 +58,6 @@ class Mixture:
                     expected="an entry named like its card",
                     do="rename one of them",
                 )
-            if not (math.isfinite(entry.weight) and entry.weight > 0):
-                raise UserError(
-                    f"source {name}, weight",
-                    got=entry.weight,
-                    expected="a positive number",
-                    do="correct it, or set enabled: false",
-                )
             indexes[name] = Index.open(root / entry.card.shards)
         return cls(
             name=config.name,
@@ -70,7 +65,7 @@ class Mixture:
             cards={name: entry.card for name, entry in entries.items()},
             indexes=indexes,
             rows={name: filter_rows(name, index, filters) for name, index in indexes.items()},
-            weights={name: float(entry.weight) for name, entry in entries.items()},
+            config=config,
         )
 
     @property
@@ -84,37 +79,70 @@ class Mixture:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Fraction of the examples that each source contributes; they sum to 1."""
-        total = math.fsum(self.weights.values())
-        return tuple(self.weights[name] / total for name in self.names)
+        """Fraction of the examples that each source contributes at step 0; they sum to 1."""
+        first = plan_phases(self.config, dict(zip(self.names, self.sizes, strict=True)), global_batch=1, steps=0)
+        return tuple(first.phases[0].share(name) for name in self.names)
+
+    def schedule(self, seed: int, global_batch: int, steps: int) -> Schedule:
+        """The batches of the first `steps` steps; its `end_step` tells if exhausted sources end the run earlier."""
+        rows = dict(zip(self.names, self.sizes, strict=True))
+        plan = plan_phases(self.config, rows, global_batch=global_batch, steps=steps)
+        return Schedule(
+            seed,
+            self.names,
+            self.sizes,
+            [plan.phases[0].share(name) for name in self.names],
+            global_batch,
+            phases=plan.phases[1:],
+            end_step=plan.end_step,
+            end_reason=plan.end_reason,
+        )
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of everything that the data order depends on besides the seed and the batch size.
+        """sha256 of everything that the data order depends on before any later phase, besides seed and batch size.
 
         Independent of where the shards stand and of the order in which the sources are declared.
         """
+        return _sha256(self._content(dict(zip(self.names, self.shares, strict=True))))
+
+    def fingerprint_at(self, step: int, schedule: Schedule) -> str:
+        """sha256 of everything that decided the order before `step`, besides seed and batch size.
+
+        Phases that begin later do not count, so a run may be given new ones.
+        """
+        begun = [phase for phase in schedule.phases[1:] if phase.from_step < step]
+        if not begun:
+            return self.fingerprint
+        phases = [(phase.from_step, self._content(self._phase_shares(phase))) for phase in begun]
+        return _sha256({"first": self.fingerprint, "phases": phases})
+
+    def _phase_shares(self, phase: Phase) -> dict[str, float]:
+        return {name: phase.share(name) for name in self.names}
+
+    def _content(self, shares: Mapping[str, float]) -> dict[str, object]:
         sources = sorted(
-            (name, self.indexes[name].fingerprint, size, share)
-            for name, size, share in zip(self.names, self.sizes, self.shares, strict=True)
+            (name, self.indexes[name].fingerprint, size, shares[name])
+            for name, size in zip(self.names, self.sizes, strict=True)
+            if shares[name] > 0
         )
-        content = {"schedule_version": SCHEDULE_VERSION, "filters": asdict(self.filters), "sources": sources}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return {"schedule_version": SCHEDULE_VERSION, "filters": asdict(self.filters), "sources": sources}
 
     def key(self, source: str, row: int) -> str:
         """The key of a sample, from the index alone."""
         return str(self.indexes[source].columns["key"][self.rows[source][row]])
 
-    def describe(self) -> list[dict[str, str | int | float]]:
-        """One row per source for a table a person reads."""
+    def describe(self, shares: Mapping[str, float] | None = None) -> list[dict[str, str | int | float]]:
+        """One row per source for a table a person reads; `shares` asked for over a run, or else those at step 0."""
+        shares = dict(zip(self.names, self.shares, strict=True)) if shares is None else shares
         table: list[dict[str, str | int | float]] = []
-        for name, size, share in zip(self.names, self.sizes, self.shares, strict=True):
+        for name, size in zip(self.names, self.sizes, strict=True):
             index, rows = self.indexes[name], self.rows[name]
             table.append(
                 {
                     "source": name,
                     "kind": self.cards[name].kind,
-                    "share": share,
+                    "share": shares[name],
                     "samples": size,
                     "of": len(index),
                     "episodes": len(np.unique(index.records["episode"][rows])),
@@ -123,6 +151,10 @@ class Mixture:
                 }
             )
         return table
+
+
+def _sha256(content: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def filter_rows(source: str, index: Index, filters: FilterConfig) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDS = 8
+ROUNDS = 8
 _SMALLEST_HALF_BITS = 3
 """Below this the rounds have too few bits to mix; cycle walking brings larger domains back to small sizes."""
 
@@ -23,27 +23,45 @@ def digest(*parts: int | str, size: int = 16) -> bytes:
 
 
 def permute(positions: NDArray[np.int64], size: int, *key: int | str) -> NDArray[np.int64]:
-    """Where the permutation of `range(size)` that belongs to `key` sends each of `positions`.
+    """Where the permutation of `range(size)` that belongs to `key` sends each of `positions`."""
+    count = len(positions)
+    keys_N8 = np.broadcast_to(round_keys(*key), (count, ROUNDS))
+    return permute_each(positions, np.broadcast_to(np.int64(size), count), keys_N8)
 
-    A Feistel network on the smallest even number of bits that holds `size`; results outside the range walk on along
+
+def round_keys(*key: int | str) -> NDArray[np.uint64]:
+    """What `permute_each` needs of a key."""
+    return np.frombuffer(digest("permutation", *key, size=8 * ROUNDS), "<u8").astype(np.uint64)
+
+
+def permute_each(
+    positions_N: NDArray[np.int64], sizes_N: NDArray[np.int64], keys_N8: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Each position under a permutation of its own: of `range(size)`, with keys from `round_keys`.
+
+    A Feistel network on the smallest even number of bits that holds the size; results outside the range walk on along
     their cycle until they fall inside, which keeps the map one to one.
     """
-    assert size > 0
-    half = max(_SMALLEST_HALF_BITS, ((size - 1).bit_length() + 1) // 2)
-    keys = np.frombuffer(digest("permutation", *key, size=8 * _ROUNDS), "<u8")
-    result = positions.astype(np.uint64)
-    assert (result < size).all()
+    assert ((positions_N >= 0) & (positions_N < sizes_N)).all()
+    result, sizes = positions_N.astype(np.uint64), sizes_N.astype(np.uint64)
+    half = np.maximum(_SMALLEST_HALF_BITS, (_bit_length(sizes - np.uint64(1)) + 1) // 2).astype(np.uint64)
     pending = np.arange(len(result))
     while len(pending):
-        result[pending] = _feistel(result[pending], np.uint64(half), keys)
-        pending = pending[result[pending] >= size]
+        result[pending] = _feistel(result[pending], half[pending], keys_N8[pending].T)
+        pending = pending[result[pending] >= sizes[pending]]
     return result.astype(np.int64)
 
 
-def _feistel(x: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _bit_length(x: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Bits of each number; in halves, since a 64-bit number is more than a double holds."""
+    high, low = (np.frexp(part.astype(np.float64))[1] for part in (x >> np.uint64(32), x & np.uint64(2**32 - 1)))
+    return np.where(high > 0, high + 32, low).astype(np.int64)
+
+
+def _feistel(x: NDArray[np.uint64], half: NDArray[np.uint64], keys_8N: NDArray[np.uint64]) -> NDArray[np.uint64]:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = x >> half, x & mask
-    for key in keys:
+    for key in keys_8N:
         left, right = right, left ^ (_mix(right ^ key) & mask)
     return (left << half) | right
 

@@ -1,24 +1,27 @@
 """The mixture schedule: which samples form the global batch of a step, in closed form.
 
-Nothing here remembers anything: the batch is computed from (seed, step), the sources' names, sizes and weights, so
-step 10**7 costs what step 0 costs, and ranks, workers and resumed runs agree without talking to each other.
+Nothing here remembers anything: the batch is computed from (seed, step), the sources' names, sizes, weights and phases,
+so step 10**7 costs what step 0 costs, and ranks, workers and resumed runs agree without talking to each other.
+
+Shapes: S sources of a phase, N draws, P runs of draws that share source and epoch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.data.permutation import permute
+from pi05_train.data.apportionment import Apportionment
+from pi05_train.data.permutation import ROUNDS, permute, permute_each, round_keys
 from pi05_train.errors import UserError
 
 SCHEDULE_VERSION = 1
 """Part of a mixture's fingerprint; to be raised whenever the same inputs would give another order."""
-_WHOLE = 2**48
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +35,51 @@ class Draw:
     """How many draws of this source came before, in the whole run: keys augmentation and flow noise."""
 
 
+@dataclass(frozen=True)
+class Phase:
+    """The weights from a step on, until the next phase."""
+
+    name: str
+    from_step: int
+    weights: Mapping[str, float]
+    """Relative, any positive unit; a source that is not named takes no part."""
+
+    def share(self, source: str) -> float:
+        """Fraction of the phase's examples."""
+        return self.weights.get(source, 0.0) / math.fsum(self.weights.values())
+
+
 class Schedule:
     """Weights as shares of examples, each source in its own keyed order, every sample once per source epoch.
 
     `names`, `sizes` (rows) and `weights` (relative, any positive unit) are parallel; their order does not matter.
-    After k draws the count of a source with share w is within 3 of k * w. Draw d of a source depends only on (seed,
-    name, size, d): taking another source out leaves it as it was.
+    After k draws of a phase the count of a source with share w is within 3 of k * w. Draw d of a source depends only
+    on (seed, name, size, d): taking another source out leaves it as it was, and a phase goes on where the last ended.
     """
 
     def __init__(
-        self, seed: int, names: Sequence[str], sizes: Sequence[int], weights: Sequence[float], global_batch: int
+        self,
+        seed: int,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        global_batch: int,
+        *,
+        phases: Sequence[Phase] = (),
+        end_step: int | None = None,
+        end_reason: str = "",
     ) -> None:
+        """`weights` hold from step 0 until the first of `phases`, which ascend; a weight may be 0 if a phase raises it.
+
+        From `end_step` on there is nothing to draw.
+        """
         if not names or len(set(names)) != len(names):
             raise UserError("mixture, sources", got=list(names), expected="unique names, at least one", do="rename")
         for name, size, weight in zip(names, sizes, weights, strict=True):
             if size < 1:
                 raise UserError(f"source {name}, rows", got=size, expected="at least 1", do="disable the source")
-            if not (math.isfinite(weight) and weight > 0):
+            later = any(phase.weights.get(name, 0) > 0 for phase in phases)
+            if not (math.isfinite(weight) and (weight > 0 or (weight == 0 and later))):
                 raise UserError(
                     f"source {name}, weight", got=weight, expected="a positive number", do="or disable the source"
                 )
@@ -56,44 +87,138 @@ class Schedule:
             raise UserError("global batch", got=global_batch, expected="at least 1 sample", do="correct it")
         self.seed = seed
         self.global_batch = global_batch
-        total = math.fsum(weights)
-        parts = {name: int(weight / total * _WHOLE) for name, weight in zip(names, weights, strict=True)}
-        if vanished := [name for name, part in parts.items() if part < 1]:
-            raise UserError(
-                f"source {vanished[0]}, share", got="less than 2**-48", expected="a weight that counts", do="raise it"
-            )
-        # Nested floors keep every count near its share only when the large shares come first.
-        self.names = tuple(sorted(names, key=lambda name: (-parts[name], name)))
-        parts[self.names[0]] += _WHOLE - sum(parts.values())
-        self._parts = tuple(parts[name] for name in self.names)
+        self.end_step = end_step
+        self.end_reason = end_reason
+        first = {name: weight for name, weight in zip(names, weights, strict=True) if weight > 0}
+        self.phases = (Phase("", 0, first), *phases)
         self._sizes = dict(zip(names, sizes, strict=True))
+        self._spans = _spans(self.phases, names, global_batch)
+        self.names = (*self._spans[0].shares.names, *(name for name in names if name not in first))
+        self._sizes_S = np.array(list(self._sizes.values()), np.int64)
+        self._keys_S8 = np.zeros((len(names), ROUNDS), np.uint64)
+        self._key_epochs_S = np.full(len(names), -1)
 
     def counts(self, step: int) -> dict[str, int]:
         """Draws of each source before `step`; they sum to step * global_batch."""
-        left, whole, counts = step * self.global_batch, _WHOLE, {}
-        for name, part in zip(self.names, self._parts, strict=True):
-            counts[name] = left * part // whole  # Python integers: the product outgrows 64 bits
-            left, whole = left - counts[name], whole - part
-        return counts
+        span = self._span(step)
+        return {name: span.base[name] for name in self.names} | dict(
+            zip(span.shares.names, span.counts(step), strict=True)
+        )
+
+    def epochs(self, step: int) -> dict[str, float]:
+        """How often each source's rows have been seen before `step`."""
+        return {name: count / self._sizes[name] for name, count in self.counts(step).items()}
+
+    def requested(self, steps: int) -> dict[str, float]:
+        """Share of the examples of the first `steps` that the weights ask for, averaged over the phases."""
+        starts = [*(min(phase.from_step, steps) for phase in self.phases), steps]
+        return {
+            name: math.fsum(
+                phase.share(name) * (after - before)
+                for phase, before, after in zip(self.phases, starts, starts[1:], strict=False)
+            )
+            / steps
+            for name in self.names
+        }
 
     def draws(self, step: int) -> list[Draw]:
         """The global batch of `step`, in slot order."""
-        before, after = self.counts(step), self.counts(step + 1)
-        drawn: list[Draw] = []
-        for name in self.names:
-            indices = np.arange(before[name], after[name])
-            rows = self.rows(name, indices)
-            drawn += [Draw(name, row, draw) for row, draw in zip(rows.tolist(), indices.tolist(), strict=True)]
+        if self.end_step is not None and step >= self.end_step:
+            raise UserError(
+                f"step {step}",
+                got=self.end_reason or "nothing to draw",
+                expected=f"a step before {self.end_step}",
+                do="shorten run.steps, or set on_exhaust to repeat",
+            )
+        span = self._span(step)
+        before_S, after_S = (np.array(span.counts(at), np.int64) for at in (step, step + 1))
+        drawn_S = after_S - before_S
+        starts_S = np.cumsum(drawn_S) - drawn_S
+        sources = np.repeat(span.sources_S, drawn_S)
+        indices = np.arange(self.global_batch) + np.repeat(before_S - starts_S, drawn_S)
+        rows = self._rows(sources, indices)
         # Without this a source would always stand in the same slots, hence on the same rank.
         slots = permute(np.arange(self.global_batch), self.global_batch, "slots", self.seed, step)
-        return [drawn[slot] for slot in slots.tolist()]
+        names = tuple(self._sizes)
+        return [
+            Draw(names[source], row, draw)
+            for source, row, draw in zip(
+                sources[slots].tolist(), rows[slots].tolist(), indices[slots].tolist(), strict=True
+            )
+        ]
 
     def rows(self, name: str, draws: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows that these draws of one source take: epoch after epoch, each in an order of its own."""
-        size = self._sizes[name]
-        epochs, positions = np.divmod(draws, size)
-        rows = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
-            chosen = epochs == epoch
-            rows[chosen] = permute(positions[chosen], size, "rows", self.seed, name, epoch)
-        return rows
+        return self._rows(np.full(len(draws), list(self._sizes).index(name)), draws)
+
+    def _rows(self, sources_N: NDArray[np.int64], draws_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of draws of several sources (numbers in the order of declaration)."""
+        sizes_N = self._sizes_S[sources_N]
+        epochs_N, positions_N = np.divmod(draws_N, sizes_N)
+        new_N = np.ones(len(draws_N), np.bool_)
+        new_N[1:] = (sources_N[1:] != sources_N[:-1]) | (epochs_N[1:] != epochs_N[:-1])
+        keys_P8 = self._epoch_keys(sources_N[new_N], epochs_N[new_N])
+        return permute_each(positions_N, sizes_N, keys_P8[np.cumsum(new_N) - 1])
+
+    def _epoch_keys(self, sources_P: NDArray[np.int64], epochs_P: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Keys of the sources' orders in those epochs; the last of each source are kept, since epochs are long."""
+        keys_P8, names = self._keys_S8[sources_P], tuple(self._sizes)
+        for i in np.flatnonzero(self._key_epochs_S[sources_P] != epochs_P).tolist():
+            source, epoch = int(sources_P[i]), int(epochs_P[i])
+            keys_P8[i] = round_keys("rows", self.seed, names[source], epoch)
+            self._keys_S8[source], self._key_epochs_S[source] = keys_P8[i], epoch
+        return keys_P8
+
+    def _span(self, step: int) -> _Span:
+        return self._spans[bisect_right(self._spans, step, key=lambda span: span.from_step) - 1]
+
+
+def rank_slice(draws: Sequence[Draw], rank: int, world_size: int) -> Sequence[Draw]:
+    """A rank's part of a global batch; the parts of all ranks, one after the other, are the batch.
+
+    Refuses (UserError) a number of ranks that does not divide the batch.
+    """
+    if not 0 <= rank < world_size or len(draws) % world_size:
+        raise UserError(
+            "data.global_batch_samples",
+            got=f"{len(draws)} over {world_size} ranks, for rank {rank}",
+            expected="a multiple of the number of ranks",
+            do="change one of them",
+        )
+    size = len(draws) // world_size
+    return draws[rank * size : (rank + 1) * size]
+
+
+class _Span:
+    """A phase with the draws that came before it."""
+
+    def __init__(
+        self, from_step: int, shares: Apportionment, base: dict[str, int], names: Sequence[str], global_batch: int
+    ) -> None:
+        self.from_step = from_step
+        self.shares = shares
+        self.base = base
+        """Draws of every source before the phase."""
+        numbers = {name: number for number, name in enumerate(names)}
+        self.sources_S = np.array([numbers[name] for name in shares.names])
+        self._base_S = [base[name] for name in shares.names]
+        self._global_batch = global_batch
+        self._last: tuple[int, list[int]] = (from_step, self._base_S)
+
+    def counts(self, step: int) -> list[int]:
+        """Draws before `step`, parallel to `shares.names`. The last answer is kept: a batch begins where one ended."""
+        if step != self._last[0]:
+            counts = self.shares.counts((step - self.from_step) * self._global_batch)
+            self._last = step, [base + count for base, count in zip(self._base_S, counts, strict=True)]
+        return self._last[1]
+
+
+def _spans(phases: Sequence[Phase], names: Sequence[str], global_batch: int) -> list[_Span]:
+    spans: list[_Span] = []
+    base = dict.fromkeys(names, 0)
+    for phase in phases:
+        if spans:
+            assert phase.from_step > spans[-1].from_step, "phases ascend"
+            base = base | dict(zip(spans[-1].shares.names, spans[-1].counts(phase.from_step), strict=True))
+        spans.append(_Span(phase.from_step, Apportionment(phase.weights), base, names, global_batch))
+    return spans

@@ -31,9 +31,8 @@ class Plan:
     """What the loop needs of a run's configuration."""
 
     steps: int
-    seed: int
-    fingerprint: str
-    """Of the mixture; a checkpoint made on another is refused."""
+    data_state: Callable[[int], DataState]
+    """Where the data stands before a step; a checkpoint made on other data is refused."""
     peak_learning_rate: float
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
@@ -114,14 +113,12 @@ def resume(engine: Engine, plan: Plan, folder: RunFolder) -> tuple[int, Losses]:
         )
     state = engine.state()
     extra = load(folder.path, start, state)
-    now = DataState(seed=plan.seed, step=start, fingerprint=plan.fingerprint)
-    check_data_state(step_folder(folder.path, start), extra["data"], now)
+    check_data_state(step_folder(folder.path, start), extra["data"], plan.data_state(start))
     engine.load_state(state)
     folder.cut_metrics(start)
     return start, Losses.from_state(extra["losses"])
 
 
 def _save(engine: Engine, plan: Plan, folder: RunFolder, step: int, losses: Losses) -> None:
-    data = DataState(seed=plan.seed, step=step, fingerprint=plan.fingerprint)
-    save(folder.path, step, engine.state(), {"data": asdict(data), "losses": losses.state()})
+    save(folder.path, step, engine.state(), {"data": asdict(plan.data_state(step)), "losses": losses.state()})
     prune(folder.path, plan.checkpoint.keep_last)

@@ -18,10 +18,10 @@ from pi05_train.trainer.code_version import code_version
 
 MAY_CHANGE = (
     *("run.steps", "run.folder", "data.root", "data.workers", "tokenizer"),
-    *("logger", "checkpoint", "evaluation"),
+    *("mixture.phases", "logger", "checkpoint", "evaluation"),
 )
 """Keys a resumed run may change: its length, where things stand (fingerprints say that they are the same things), who
-watches it. Anything else is another run."""
+watches it, phases still to come (a checkpoint refuses others in what it has seen). Anything else is another run."""
 
 
 class RunFolder:

@@ -154,12 +154,13 @@ def test_another_model_is_refused_by_tensor_name(tmp_path: Path) -> None:
         load(tmp_path, 5, less)
 
 
-@pytest.mark.parametrize("changed", ["seed", "step", "fingerprint"])
+@pytest.mark.parametrize("changed", ["seed", "step", "global_batch_samples", "fingerprint"])
 def test_other_data_is_refused(tmp_path: Path, changed: str) -> None:
-    saved = {"seed": 1, "step": 2, "fingerprint": "abc"}
-    check_data_state(tmp_path, saved, DataState(seed=1, step=2, fingerprint="abc"))
+    saved = {"seed": 1, "step": 2, "global_batch_samples": 8, "fingerprint": "abc"}
+    now = DataState(seed=1, step=2, global_batch_samples=8, fingerprint="abc")
+    check_data_state(tmp_path, saved, now)
     with pytest.raises(UserError, match=changed):
-        check_data_state(tmp_path, saved | {changed: 9}, DataState(seed=1, step=2, fingerprint="abc"))
+        check_data_state(tmp_path, saved | {changed: 9}, now)
 
 
 def test_sizes_are_listed(tmp_path: Path) -> None:

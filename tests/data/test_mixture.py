@@ -113,7 +113,7 @@ def test_mixtures_that_cannot_be_drawn_from_are_refused(synthetic_world: World) 
     for sources, sentence in (
         ({"toy_arm": arm, "twice": arm}, "source twice: got the card of toy_arm"),
         ({"toy_arm": replace(arm, enabled=False)}, "none enabled"),
-        ({"toy_arm": replace(arm, weight=0.0)}, "source toy_arm, weight"),
+        ({"toy_arm": replace(arm, weight=0.0)}, r"sources.toy_arm.weight: got 0.0"),
         ({"toy_arm": replace(arm, card=replace(arm.card, shards="nowhere"))}, "pi05 data index"),
         ({"toy_arm": replace(arm, card=replace(arm.card, kind="XX"))}, "kind"),
     ):

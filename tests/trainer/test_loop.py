@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from pi05_train.checkpoint.config import CheckpointConfig
-from pi05_train.checkpoint.run_state import steps_saved
+from pi05_train.checkpoint.run_state import DataState, steps_saved
 from pi05_train.config.run_parts import ScheduleConfig
 from pi05_train.engine.single import SingleEngine
 from pi05_train.errors import UserError
@@ -27,10 +28,15 @@ from tests.engine.tiny import PRETRAIN, TINY, tiny_engine, tiny_loader
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 7
+
+
+def data_state(step: int, seed: int = 1, fingerprint: str = "abc") -> DataState:
+    return DataState(seed, step, global_batch_samples=8, fingerprint=fingerprint)
+
+
 PLAN = Plan(
     steps=STEPS,
-    seed=1,
-    fingerprint="abc",
+    data_state=data_state,
     peak_learning_rate=1e-2,
     schedule=ScheduleConfig("warmup_cosine", 2, STEPS, 1e-3),
     checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
@@ -166,8 +172,11 @@ def test_finished_run_draws_nothing_and_more_steps_continue_it(tmp_path: Path) -
 def test_resume_refuses_fewer_steps_other_data_and_another_model(tmp_path: Path) -> None:
     train(tmp_path, replace(PLAN, steps=2))
     kept = (tmp_path / "metrics.jsonl").read_text()
-    for plan, key in ((replace(PLAN, steps=1), r"run\.steps"), (replace(PLAN, fingerprint="xyz"), "fingerprint"),
-                      (replace(PLAN, seed=2), "seed")):  # fmt: skip
+    for plan, key in (
+        (replace(PLAN, steps=1), r"run\.steps"),
+        (replace(PLAN, data_state=partial(data_state, fingerprint="xyz")), "fingerprint"),
+        (replace(PLAN, data_state=partial(data_state, seed=2)), "seed"),
+    ):
         with pytest.raises(UserError, match=key):
             train(tmp_path, plan)
     with open_run(tmp_path) as folder, pytest.raises(UserError, match="tensor"):

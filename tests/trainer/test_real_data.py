@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pi05_train.checkpoint.config import CheckpointConfig
-from pi05_train.checkpoint.run_state import steps_saved
+from pi05_train.checkpoint.run_state import DataState, steps_saved
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.run_parts import ScheduleConfig
 from pi05_train.data.loader import make_loader
@@ -69,8 +69,7 @@ class World:
     def plan(self) -> Plan:
         return Plan(
             steps=STEPS,
-            seed=3,
-            fingerprint=self.mixture.fingerprint,
+            data_state=lambda step: DataState(3, step, 6, self.mixture.fingerprint),
             peak_learning_rate=3e-3,
             schedule=ScheduleConfig("warmup_constant", 1, 0, 0.0),
             checkpoint=CheckpointConfig(every_steps=2, keep_last=3),
