@@ -16,7 +16,6 @@ from pi05_train.config.schema import Config
 from pi05_train.data.explain import explain as explain_step
 from pi05_train.data.index import build_index
 from pi05_train.data.mixture import Mixture
-from pi05_train.data.schedule import Schedule
 from pi05_train.data.statistics import write_statistics
 from pi05_train.data.verify import repair as repair_index
 from pi05_train.data.verify import verify as verify_source
@@ -60,18 +59,27 @@ def read_card(name: str) -> SourceCard:
 
 
 def mixture(config: Config) -> None:
-    """Print shares asked for and drawn, samples that pass the filters and epochs over the run, per source."""
+    """Print shares asked for and drawn, samples that pass the filters and epochs over the run, per source; phases."""
     opened = Mixture.open(config.mixture, Path(config.data.root))
     batch = config.data.global_batch_samples
-    counts = Schedule(config.run.seed, opened.names, opened.sizes, opened.shares, batch).counts(config.run.steps)
-    title = f"{opened.name}: {config.run.steps} steps of {batch} samples, fingerprint {opened.fingerprint[:12]}"
+    schedule = opened.schedule(config.run.seed, batch, config.run.steps)
+    steps = config.run.steps if schedule.end_step is None else schedule.end_step
+    counts, epochs = schedule.counts(steps), schedule.epochs(steps)
+    title = f"{opened.name}: {steps} steps of {batch} samples, fingerprint {opened.fingerprint[:12]}"
     table = Table("source", "kind", "asked", "drawn", "samples", "of", "environments", "epochs", title=title)
-    for row in opened.describe():
-        name, samples = str(row["source"]), int(row["samples"])
-        drawn = counts[name] / (config.run.steps * batch)
-        cells = [name, row["kind"], f"{row['share']:.4f}", f"{drawn:.4f}", samples, row["of"], row["environments"]]
-        table.add_row(*map(str, cells), f"{counts[name] / samples:.2f}")
+    for row in opened.describe(schedule.requested(steps)):
+        name = str(row["source"])
+        drawn = counts[name] / (steps * batch)
+        cells = [name, row["kind"], f"{row['share']:.4f}", f"{drawn:.4f}", row["samples"], row["of"]]
+        table.add_row(*map(str, cells), str(row["environments"]), f"{epochs[name]:.2f}")
     Console().print(table)
+    for before, phase in zip(schedule.phases, schedule.phases[1:], strict=False):
+        changes = [
+            f"{name} {phase.share(name):.4f}" for name in opened.names if phase.share(name) != before.share(name)
+        ]
+        print(f"from step {phase.from_step}, {phase.name}: {', '.join(changes)}")
+    if steps < config.run.steps:
+        print(f"the run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}")
 
 
 def verify(cards: Sequence[str], root: str, *, workers: int, repair: bool) -> int:
@@ -98,7 +106,7 @@ def explain(config: Config, step: int) -> None:
     opened = Mixture.open(config.mixture, Path(config.data.root))
     start = time.perf_counter()
     batch = config.data.global_batch_samples
-    schedule = Schedule(config.run.seed, opened.names, opened.sizes, opened.shares, batch)
+    schedule = opened.schedule(config.run.seed, batch, step + 1)
     slots = explain_step(opened, schedule, step)
     milliseconds = (time.perf_counter() - start) * 1e3
     title = f"step {step} of {opened.name}, seed {config.run.seed}: {batch} samples, found in {milliseconds:.0f} ms"
