@@ -116,7 +116,7 @@ def convert(
             notes=list(source.notes),
             versions=wanted["versions"],
         )
-        _publish(folder, shards, replace(source.card, shards=folder.resolve().name), conversion)
+        _publish(job, folder, shards, replace(source.card, shards=folder.resolve().name), conversion)
     return conversion
 
 
@@ -258,11 +258,12 @@ def _sum(counts: Sequence[UnitCounts]) -> UnitCounts:
     return UnitCounts(kept, heldout, dict(sorted(dropped.items())), dict(sorted(examples.items())))
 
 
-def _publish(folder: Path, shards: Sequence[Path], card: SourceCard, conversion: Conversion) -> None:
-    """Move the shards to their place; the record is written last and vouches for the rest."""
-    for shard in shards:
-        shard.replace(folder / shard.name)
-    with written_whole(folder / f"{card.name}.yaml") as file:
+def _publish(job: Job, folder: Path, shards: Sequence[Path], card: SourceCard, conversion: Conversion) -> None:
+    """Move all to its place; the record comes last and vouches for the rest."""
+    card_path, record = job.working / f"{card.name}.yaml", job.working / RECORD
+    with written_whole(card_path) as file:
         file.write(yaml.safe_dump(asdict(card), sort_keys=False, allow_unicode=True).encode())
-    with written_whole(folder / RECORD) as file:
+    with written_whole(record) as file:
         file.write((json.dumps(asdict(conversion), indent=1, ensure_ascii=False) + "\n").encode())
+    for path in (*shards, card_path, record):
+        path.replace(folder / path.name)

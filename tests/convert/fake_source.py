@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pi05_train.convert.source import Dropped, Options, Unit
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import Sample
+from pi05_train.samples.shards import parse_sample
 
 BITS = 16
 STATE_DIM, ACTION_DIM = 3, 2
@@ -54,7 +56,9 @@ class FakeSource:
                 raise UserError(unit.name, got="a cut file", expected="a whole one", do="fetch it again")
             if command == "same number":
                 unit = Unit(0, unit.name)
-        yield from anchor_samples(fake_episode(unit.number, self.lengths[unit.number], content), self.card, self.options)
+        yield from anchor_samples(
+            fake_episode(unit.number, self.lengths[unit.number], content), self.card, self.options
+        )
 
 
 def fake_episode(number: int, frames: int, content: dict[str, dict[str, list[str]]]) -> Episode:
@@ -85,10 +89,8 @@ def fake_episode(number: int, frames: int, content: dict[str, dict[str, list[str
     )
 
 
-def open_source(path: Path, options: Options) -> FakeSource:
-    """Reads {"lengths": [frames of each episode], "commands": {episode: [...]}, "notes": [...]}."""
-    content = json.loads(path.read_text())
-    card = SourceCard(
+def card_of(options: Options) -> SourceCard:
+    return SourceCard(
         name=options.name,
         kind=options.kind,
         shards="",
@@ -101,5 +103,24 @@ def open_source(path: Path, options: Options) -> FakeSource:
         licence="CC0-1.0",
         origin="tests",
     )
+
+
+def open_source(path: Path, options: Options) -> FakeSource:
+    """Reads {"lengths": [frames of each episode], "commands": {episode: [...]}, "notes": [...]}."""
+    content = json.loads(path.read_text())
+    card = card_of(options)
     units = [Unit(number, f"episode {number}") for number in range(len(content["lengths"]))]
     return FakeSource(path, options, card, units, content.get("notes", []), content["lengths"])
+
+
+def read_shards(folder: Path) -> list[Sample]:
+    """Every sample of the folder's shards in their order, through tarfile alone."""
+    found: dict[str, dict[str, bytes]] = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                key, _, extension = member.name.partition(".")
+                file = archive.extractfile(member)
+                assert file is not None
+                found.setdefault(key, {})[extension] = file.read()
+    return [parse_sample(members) for members in found.values()]
