@@ -161,7 +161,9 @@ def _info(root: Path, where: str) -> dict[str, Any]:
         info = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"{where}, meta/info.json", got=error, expected="JSON", do="fetch it again") from error
-    version = info.get("codebase_version") if isinstance(info, dict) else None
+    if not isinstance(info, dict):
+        raise UserError(f"{where}, meta/info.json", got=type(info).__name__, expected="a table", do="fetch it again")
+    version = info.get("codebase_version")
     if version not in VERSIONS:
         raise UserError(
             f"{where}, codebase_version",

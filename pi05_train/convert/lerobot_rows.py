@@ -79,8 +79,11 @@ def check_table(root: Path, file: str, description: Description, needed: Sequenc
 
 def measured_rate(root: Path, episode: int, description: Description) -> float:
     """Frames per second by the episode's time stamps, 0 where they do not tell; info.json can differ from it."""
-    table = _table(root, episode, description, ["frame_index", "timestamp"])
-    times_T = np.sort(_vector(table, "timestamp"))
+    try:
+        table = _table(root, episode, description, ["frame_index", "timestamp"])
+        times_T = np.sort(_vector(table, "timestamp"))
+    except EpisodeError:
+        return 0.0
     steps = np.diff(times_T)
     return float(1 / np.median(steps)) if len(steps) and np.isfinite(steps).all() and np.median(steps) > 0 else 0.0
 

@@ -52,11 +52,13 @@ def pictures(path: Path, stamps: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         wanted = iter(stamps)
         stamp = next(wanted)
         for frame in _decoded_from(container, stream, stamps[0]):
+            if frame.is_corrupt:
+                raise VideoError("video damaged")
             if frame.pts is None or frame.pts > stamp:
                 raise VideoError("video skips a picture")
             if frame.pts < stamp:
                 continue
-            yield convert.reformat(frame, format="rgb24").to_ndarray()
+            yield np.asarray(convert.reformat(frame, format="rgb24").to_ndarray(), np.uint8)
             following = next(wanted, None)
             if following is None:
                 return
@@ -84,6 +86,7 @@ class _opened:  # noqa: N801 a context manager that is used as a function
             raise VideoError("video unreadable")
         stream = self.container.streams.video[0]
         stream.codec_context.thread_count = 1  # conversions run one process per core already
+        stream.codec_context.options = {"err_detect": "explode"}  # by default H.264 hides damage under other pictures
         return self.container, stream
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
