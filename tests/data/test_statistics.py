@@ -2,18 +2,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pi05_train.data.mixture import Mixture
+from pi05_train.data.index import Index, build_index
+from pi05_train.data.lowdim import read_blocks
+from pi05_train.data.mixture import Mixture, filter_rows
 from pi05_train.data.reader import Reader
-from pi05_train.data.statistics import source_statistics, write_statistics
+from pi05_train.data.statistics import Tally, embodiments, source_statistics, tally_source, write_statistics
+from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import read_norm_stats
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
-from tests.synthetic import synthetic_samples
+from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry
+from pi05_train.samples.shards import sample_members, write_shards
+from tests.synthetic import CARDS, synthetic_samples
 
 World = tuple[Path, dict[str, SourceCard]]
 
@@ -74,3 +80,82 @@ def test_a_source_without_numbers_gets_no_file(synthetic_world: World, tmp_path:
     folder = shutil.copytree(root / "toy_web", tmp_path / "toy_web")
     assert write_statistics(folder, cards["toy_web"], 10) is None
     assert not (folder / "norm_stats.json").exists()
+
+
+def long_source(folder: Path) -> SourceCard:
+    """A source of several shards and episodes of some length."""
+    card = CARDS["toy_arm"]
+    write_shards(folder, synthetic_samples(card, episodes=30, frames=10), samples_per_shard=40)
+    build_index(folder)
+    return card
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
+    card = long_source(tmp_path)
+    written = [tally_source(tmp_path, card, 10, workers=workers).norm_stats() for workers in (1, 2)]
+    for name, stats in written[0].items():
+        for kind in ("q01", "q99", "mean", "std"):
+            np.testing.assert_array_equal(getattr(stats, kind), getattr(written[1][name], kind))
+
+
+def test_a_part_of_the_source_merges_into_the_whole(tmp_path: Path) -> None:
+    card = long_source(tmp_path)
+    whole = tally_source(tmp_path, card, 10)
+    one_pass = Tally()
+    index = Index.open(tmp_path)
+    for block in read_blocks(index, filter_rows("toy_arm", index, FilterConfig())):
+        one_pass.add(block, card, 10)
+    assert (whole.samples, whole.steps, whole.valid_steps) == (
+        one_pass.samples,
+        one_pass.steps,
+        one_pass.valid_steps,
+    )
+    for name, stats in one_pass.norm_stats().items():
+        np.testing.assert_array_equal(stats.q99, whole.norm_stats()[name].q99)
+        np.testing.assert_allclose(stats.std, whole.norm_stats()[name].std, rtol=1e-12)
+
+
+def test_images_are_not_read(tmp_path: Path) -> None:
+    card = long_source(tmp_path)
+    before = tally_source(tmp_path, card, 10).norm_stats()
+    for path in tmp_path.glob("*.tar"):
+        content = path.read_bytes()
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.name.endswith(".jpg"):
+                    end = member.offset_data + member.size
+                    content = content[: member.offset_data] + bytes(member.size) + content[end:]
+        path.write_bytes(content)
+    after = tally_source(tmp_path, card, 10).norm_stats()
+    np.testing.assert_array_equal(before["actions"].q01, after["actions"].q01)
+
+
+def test_numbers_that_are_not_finite_are_counted_and_refused_for_training(tmp_path: Path) -> None:
+    card = CARDS["toy_arm"]
+    samples = synthetic_samples(card)
+    (path,) = write_shards(tmp_path, samples)
+    state = samples[0].state
+    assert state is not None
+    assert samples[0].split == "train"
+    broken = state.copy()
+    broken[2] = np.nan
+    content = path.read_bytes()
+    old, new = (sample_members(replace(samples[0], state=x))["lowdim.npz"] for x in (state, broken))
+    path.write_bytes(content.replace(old, new))
+    build_index(tmp_path)
+    tally = tally_source(tmp_path, card, 10)
+    assert tally.not_finite["state"].tolist() == [0, 0, 1, 0]
+    assert np.isfinite(tally.norm_stats()["state"].mean).all()
+    assert tally.vectors["state"].count == tally.samples - 1
+    with pytest.raises(UserError, match=r"state, dimensions \[2\]: got 1 NaN or Inf"):
+        write_statistics(tmp_path, card, 10)
+
+
+def test_sources_share_statistics_when_their_numbers_mean_the_same() -> None:
+    arm = CARDS["toy_arm"]
+    twin, other = replace(arm, name="twin"), replace(arm, name="other", delta_mask=[])
+    groups = embodiments([arm, twin, other, CARDS["toy_web"], CARDS["toy_subtasks"]])
+    assert {name: [card.name for card in cards] for name, cards in groups.items()} == {
+        "toy_arm_end_effector": ["toy_arm", "twin"],
+        "toy_arm_end_effector_1": ["other"],
+    }
