@@ -70,6 +70,8 @@ class Picture:
     width: int = 0
     """Pixels of the picture that positions refer to; 0: those of the file."""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    refusal: str = ""
+    """Why the picture cannot be used whatever is asked, a reason to count by."""
 
 
 def chosen_variants(options: Options, known: Sequence[str]) -> tuple[str, ...]:
@@ -150,15 +152,15 @@ class PictureSource(Generic[R]):
         start = unit.number * PICTURES_PER_UNIT
         for entry in self.entries[start : start + PICTURES_PER_UNIT]:
             picture = self.describe(entry)
-            content = self.files.read(picture.file) if picture.file else None
+            content = self.files.read(picture.file) if picture.file and not picture.refusal else None
             yield from picture_samples(picture, content, self.options)
 
 
 def picture_samples(picture: Picture, content: bytes | None, options: Options) -> Iterator[Sample | Dropped]:
     """One sample per question about the picture, whose file's bytes are `content`; None: there is no such file."""
     whole = f"{picture.number:08d}"
-    if content is None:
-        yield Dropped(whole, "picture missing", len(picture.questions))
+    if picture.refusal or content is None:
+        yield Dropped(whole, picture.refusal or "picture missing", len(picture.questions))
         return
     try:
         place, height, width = _placed(picture, content, options)
