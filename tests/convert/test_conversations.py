@@ -32,7 +32,7 @@ def llava_folder(folder: Path, entries: list[Any] | None = None) -> Path:
         {
             "id": "1",
             "image": "coco/a.jpg",
-            "conversations": said("<image>\nWhat is it?", "A box.", "Which colour?", "Red"),
+            "conversations": said("<image>\nWhat?", "A box.", "Which colour?", "Red"),
         },
         {"id": "2", "image": "gqa/b.png", "conversations": said("Where is it?\n<image>", "On the left.")},
     ]
