@@ -37,12 +37,12 @@ def open_source(path: Path, options: Options) -> Hdf5Source:
     Refuses (UserError) files that are no whole HDF5, hold no demonstrations, pictures or states, or differ among each
     other in cameras, dimensions, robot or rate. With `allow_missing` damaged files are left out.
     """
-    if options.kind not in (*ACTION_KINDS, "HL"):
+    if options.kind not in ACTION_KINDS:
         raise UserError(
             f"conversion of {path}, kind",
             got=repr(options.kind),
-            expected="one of " + ", ".join((*ACTION_KINDS, "HL")),
-            do="give the kind of a robot source",
+            expected="one of " + ", ".join(ACTION_KINDS),
+            do="give the kind of a robot source (subtasks are joined by the format annotations)",
         )
     files: list[_File] = []
     notes: list[str] = []

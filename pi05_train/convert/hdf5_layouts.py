@@ -19,7 +19,7 @@ from typing import Any
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import CAMERAS
 
-CAMERA_KEYS = {
+CAMERA_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "robomimic": {
         "base_0_rgb": ("agentview_image", "robot0_agentview_left_image", "shouldercamera0_image", "frontview_image"),
         "base_1_rgb": ("robot0_agentview_right_image", "shouldercamera1_image", "sideview_image"),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pi05_train.convert.hdf5 import Hdf5Source, open_source
+from pi05_train.convert.run import convert
 from pi05_train.convert.source import Dropped, Options
 from pi05_train.errors import UserError
 from pi05_train.samples.card import check_card
@@ -141,6 +142,14 @@ def test_the_source_travels_to_other_processes(tmp_path: Path) -> None:
     assert [s.key for s in converted(again)[0]] == [s.key for s in converted(source)[0]]
 
 
+def test_the_engine_writes_it_whole(tmp_path: Path) -> None:
+    write(tmp_path / "a.hdf5", (5, 7, 3))
+    change(tmp_path / "a.hdf5", lambda root: root["data/demo_2/actions"].write_direct(np.full((3, 7), np.nan)))
+    conversion = convert(open_source, tmp_path / "a.hdf5", tmp_path / "out" / "demos", OPTIONS, samples_per_shard=5)
+    assert (conversion.samples, conversion.shards) == (12, 3)
+    assert conversion.dropped == {"NaN in actions": 3}
+
+
 def test_a_libero_suite_is_a_folder_of_tasks(tmp_path: Path) -> None:
     write_libero(tmp_path / "KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5")
     words = {"problem_info": json.dumps({"language_instruction": ["pick ", "up the bowl"]})}
@@ -252,6 +261,7 @@ def test_a_bad_demonstration_is_dropped_and_counted(tmp_path: Path, edit: Callab
     samples, dropped = converted(open_source(change(write(tmp_path / "a.hdf5"), edit), OPTIONS))
     assert {sample.episode for sample in samples} == {0}
     assert [(each.key, each.reason) for each in dropped] == [("00000001", reason)]
+    assert dropped[0].samples in (6, 7)
 
 
 @pytest.mark.parametrize(
