@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,30 +217,37 @@ def _present(
 ) -> tuple[list[int], list[str]]:
     """Episodes whose files are all there, and notes about the others; refuses absent ones unless they are allowed."""
     videos = [key for key in cameras if description.features[key].get("dtype") == "video"]
-    there: dict[str, bool] = {}
+    folders: dict[str, set[str]] = {}
     absent: dict[int, str] = {}
     for number in description.lengths:
-        files = [description.data_file(number), *(description.clip(number, key).file for key in videos)]
-        for file in files:
-            if file not in there:
-                there[file] = (path / file).is_file()
-        if gone := [file for file in files if not there[file]]:
-            absent[number] = gone[0]
-    total = len(description.lengths)
-    if not absent:
-        return list(description.lengths), []
-    first, example = next(iter(absent.items()))
-    if len(absent) == total or not options.allow_missing:
+        for file in (description.data_file(number), *(description.clip(number, key).file for key in videos)):
+            folder, _, name = file.rpartition("/")
+            if folder not in folders:  # listed once: asking for every file takes long on network storage
+                folders[folder] = set(os.listdir(path / folder)) if (path / folder).is_dir() else set()
+            if name not in folders[folder]:
+                absent.setdefault(number, file)
+    total, announced = len(description.lengths), description.announced
+    if len(absent) == total or (absent and not options.allow_missing):
+        first, example = next(iter(absent.items()))
         raise UserError(
             f"{description.where}, episodes",
             got=f"{len(absent)} of {total} without their files (episode {first} lacks {example})",
             expected="a table and a video per camera for each",
             do="fetch the rest" if len(absent) == total else "fetch the rest, or give --allow-missing",
         )
-    shown = ", ".join(map(str, list(absent)[:_SHOWN]))
-    shown += f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
-    kept = [number for number in description.lengths if number not in absent]
-    return kept, [f"{len(absent)} of {total} episodes are absent: {shown}."]
+    if announced != total and not options.allow_missing:
+        raise UserError(
+            f"{description.where}, episodes",
+            got=f"{total} in meta/episodes",
+            expected=f"the {announced} of meta/info.json",
+            do="fetch the rest, or give --allow-missing",
+        )
+    notes = [f"meta/info.json speaks of {announced} episodes, meta/episodes lists {total}."] * (announced != total)
+    if absent:
+        shown = ", ".join(map(str, list(absent)[:_SHOWN]))
+        shown += f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        notes.append(f"{len(absent)} of {total} episodes are absent: {shown}.")
+    return [number for number in description.lengths if number not in absent], notes
 
 
 def _licence(path: Path) -> str:

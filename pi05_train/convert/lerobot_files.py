@@ -57,6 +57,8 @@ class Description:
     subtasks: Mapping[int, str]
     lengths: Mapping[int, int]
     """Episode number to its frames, in the metadata's order."""
+    announced: int
+    """Episodes that info.json speaks of."""
     chunks_size: int
     data_path: str
     video_path: str
@@ -127,6 +129,7 @@ def read_description(root: Path) -> Description:
         tasks=_texts(root, "tasks", "task", where),
         subtasks=_texts(root, "subtasks", "subtask", where, optional=True),
         lengths=lengths,
+        announced=_positive(info.get("total_episodes", len(lengths)), f"{where}, meta/info.json, total_episodes"),
         chunks_size=_positive(info.get("chunks_size", 1000), f"{where}, meta/info.json, chunks_size"),
         data_path=info.get("data_path") or _DATA_PATHS[major],
         video_path=info.get("video_path") or _VIDEO_PATHS[major],
@@ -246,6 +249,9 @@ def _texts(root: Path, plural: str, singular: str, where: str, *, optional: bool
         return {int(index): text or "" for index, text in pairs if index is not None}
     if optional and not lines_path.is_file():
         return {}
+    if not lines_path.is_file():
+        got = f"neither {table_path.name} nor {lines_path.name}"
+        raise UserError(f"{where}, meta", got=got, expected="one of them", do="fetch it")
     place = f"{where}, meta/{lines_path.name}"
     records = _json_lines(lines_path, place)
     if bad := [record for record in records if not isinstance(record.get(number), int) or singular not in record]:

@@ -25,6 +25,7 @@ ACTION_NAMES = ("action", "actions")
 NUMBERING = ("episode_index", "frame_index", "timestamp", "task_index")
 _SUCCESS = ("is_episode_successful", "next.success")
 _LANGUAGE = ("language_persistent", "language_events", "subtask_index")
+_PICTURES_AT_ONCE = 16
 _RATE_TOLERANCE = 0.01
 _STAMP_TOLERANCE_S = 1e-3
 """Time stamps are float32."""
@@ -121,11 +122,17 @@ def stored_pictures(root: Path, episode: int, description: Description, feature:
 
     A row holds the file's bytes or its path. Paths lead from the dataset, or name a file of the feature's own folder.
     """
-    column = _table(root, episode, description, ["frame_index", feature])[feature]
-    for frame, row in enumerate(value for chunk in column.chunks for value in chunk):
-        stored = row.as_py() or {}
-        content, path = stored.get("bytes"), stored.get("path")
-        yield content or _beside(root, episode, feature, frame, path)
+    try:
+        expected = 0
+        for batch in _scanner(root, episode, description, ["frame_index", feature], _PICTURES_AT_ONCE).to_batches():
+            for frame, row in zip(batch["frame_index"].to_pylist(), batch[feature], strict=True):
+                if frame != expected:
+                    raise EpisodeError("rows are not in the order of their frames")
+                stored = row.as_py() or {}
+                yield stored.get("bytes") or _beside(root, episode, feature, frame, stored.get("path"))
+                expected += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise EpisodeError("table unreadable") from error
 
 
 def _beside(root: Path, episode: int, feature: str, frame: int, path: str | None) -> bytes:
@@ -140,22 +147,31 @@ def _beside(root: Path, episode: int, feature: str, frame: int, path: str | None
 
 def _table(root: Path, episode: int, description: Description, columns: Sequence[str]) -> pyarrow.Table:
     """The episode's rows sorted by frame, with those of the columns that there are."""
+    try:
+        table = _scanner(root, episode, description, columns).to_table()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise EpisodeError("table unreadable") from error
+    if any(name in NUMBERING and name not in table.column_names for name in columns):
+        raise EpisodeError("columns are missing")
+    return table.sort_by("frame_index")
+
+
+def _scanner(
+    root: Path, episode: int, description: Description, columns: Sequence[str], batch_size: int = 2**17
+) -> tables.Scanner:
+    """Reads the episode's rows from a file that may hold others' too; of the columns those that there are."""
     path = root / description.data_file(episode)
     try:
         data = tables.dataset(path, format="parquet")
-        kept = [name for name in columns if name and name in data.schema.names]
-        chosen = tables.field("episode_index") == episode
-        table = data.scanner(columns=kept, filter=chosen, use_threads=False).to_table()
     except (FileNotFoundError, PermissionError) as error:
-        raise UserError(
-            f"table {path}", got=error.strerror, expected="a file that can be read", do="fetch it"
-        ) from error
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"table {path}", got=error.strerror, expected="a file to read", do="fetch it again") from error
+    except (pyarrow.ArrowException, OSError) as error:
         raise EpisodeError("table unreadable") from error
-    missing = [name for name in columns if name in NUMBERING and name not in table.column_names]
-    if missing:
+    if "episode_index" not in data.schema.names:
         raise EpisodeError("columns are missing")
-    return table.sort_by("frame_index")
+    kept = [name for name in columns if name and name in data.schema.names]
+    chosen = tables.field("episode_index") == episode
+    return data.scanner(columns=kept, filter=chosen, batch_size=batch_size, batch_readahead=1, use_threads=False)
 
 
 def _check_times(times_T: NDArray[np.float64], rate_hz: float) -> None:

@@ -110,7 +110,7 @@ def _scan(container: Any, stream: Any, start_s: float | None, end_s: float | Non
             break
         if packet.is_corrupt:
             raise VideoError("video unreadable")
-        if end_s is None or packet.pts * unit_s < end_s:
+        if not packet.is_discard and (end_s is None or packet.pts * unit_s < end_s):  # edit lists hide some
             stamps.append(packet.pts)
     return stamps, reaches_back
 

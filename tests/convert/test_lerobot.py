@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from pi05_train.convert.lerobot import LeRobotSource, open_source
@@ -241,6 +243,12 @@ def test_subtasks_by_index(tmp_path: Path) -> None:
     assert [s.subtask for s in samples if s.episode == 0] == ["one"] * 3 + ["two"] * 3 + ["three"] * 3
 
 
+def test_success_by_the_row_that_says_so(tmp_path: Path) -> None:
+    root = Dataset(extra={"next.success": lambda episode, frame: episode == 1 and frame == 13}).write(tmp_path / "set")
+    samples, _ = convert(open_source(root, OPTIONS))
+    assert {sample.episode: sample.success for sample in samples} == {0: False, 1: True, 2: False}
+
+
 @pytest.mark.parametrize("kind", ["HL", "VI", "WD"])
 def test_kinds_that_the_data_do_not_serve(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"got (no subtasks|kind WD), expected"):
@@ -272,10 +280,15 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         lambda r: edit_info(r, lambda i: i.update(codebase_version="v1.6")),
         "got 'v1.6', expected v2.0",
     ),
+    "fewer listed": (
+        "v3.0",
+        lambda r: edit_info(r, lambda i: i.update(total_episodes=5)),
+        "got 3 in meta/episodes, expected the 5 of",
+    ),
     "broken info": ("v2.1", lambda r: (r / "meta/info.json").write_text("{"), "meta/info.json: got"),
     "no fps": ("v3.0", lambda r: edit_info(r, lambda i: i.update(fps=None)), "fps: got None"),
     "template": ("v2.1", lambda r: edit_info(r, lambda i: i.update(data_path="{file}")), "data_path: got '{file}'"),
-    "no tasks": ("v2.1", lambda r: (r / "meta/tasks.jsonl").unlink(), "meta/tasks.jsonl: got no such file"),
+    "no tasks": ("v2.1", lambda r: (r / "meta/tasks.jsonl").unlink(), "got neither tasks.parquet nor tasks.jsonl"),
     "empty v2": (
         "v2.1",
         lambda r: (r / "meta/episodes.jsonl").write_text(""),
@@ -322,6 +335,37 @@ def test_a_dataset_that_cannot_be_converted(tmp_path: Path, case: str) -> None:
     with pytest.raises(UserError, match=sentence) as refused:
         open_source(root, OPTIONS)
     assert "\n" not in str(refused.value)
+
+
+_JUNK = st.sampled_from([None, [], {}, "", "x", -1, 0, 2.5, True, [None], {"dtype": "video"}, "{a.b}", "{0}"])
+
+
+@given(data=st.data(), version=st.sampled_from(VERSIONS))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_metadata_are_taken_or_refused_in_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, version: str
+) -> None:
+    """Whatever stands in info.json: no other error than UserError comes out of opening."""
+    root = tmp_path_factory.getbasetemp() / f"any-{version}"
+    if not root.exists():
+        Dataset(version, stored="bytes").write(root)
+        shutil.copy(root / "meta/info.json", root / "meta/info.whole")
+    info = json.loads((root / "meta/info.whole").read_text())
+    places = [(info, key) for key in info] + [(info["features"], key) for key in info["features"]]
+    places += [(feature, key) for feature in info["features"].values() for key in feature]
+    for holder, key in data.draw(st.lists(st.sampled_from(places), max_size=3)):
+        holder[key] = data.draw(_JUNK)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    try:
+        source = open_source(root, OPTIONS)
+        check_card(source.card)
+        for unit in source.units:
+            list(source.samples(unit))
+    except UserError as refused:
+        sentence = str(refused)
+    else:
+        sentence = ""
+    assert "\n" not in sentence
 
 
 # Bad input: one episode
