@@ -49,6 +49,9 @@ class RldsSource:
         payload = read_record(shard.path, offset)
         try:
             steps = Steps(parse_example(payload, _wanted(self.entry, self.cameras)), self.features)
+            if not steps.count:
+                yield Dropped(f"{unit.number:08d}", "no frames")
+                return
             kept = _kept(steps, self.entry)
             episode = self._episode(unit, steps, kept)
         except (MalformedError, ValueError) as error:
@@ -157,8 +160,8 @@ def checked_offsets(shard: Shard) -> list[int]:
 
 def _kept(steps: Steps, entry: Entry) -> slice:
     """The steps whose action was commanded."""
-    last = "steps/is_last" in steps.features and steps.count and steps.numbers("steps/is_last")[-1].any()
-    return slice(min(entry.skip_first, steps.count), max(steps.count - bool(last), 0))
+    last = "steps/is_last" in steps.features and steps.numbers("steps/is_last")[-1].any()
+    return slice(min(entry.skip_first, steps.count), steps.count - bool(last))
 
 
 def _cut_off(unit: Unit, count: int, kept: slice, stride: int) -> Iterator[Dropped]:
@@ -169,8 +172,6 @@ def _cut_off(unit: Unit, count: int, kept: slice, stride: int) -> Iterator[Dropp
     for reason, before, after in zip(("first", "last"), anchors, anchors[1:], strict=False):
         if before > after:
             yield Dropped(key, f"{reason} step has no action", before - after)
-    if not count:
-        yield Dropped(key, "no frames")
 
 
 def _succeeded(entry: Entry, steps: Steps) -> bool:

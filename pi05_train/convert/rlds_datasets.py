@@ -22,7 +22,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
     {
         "octo": "octo-models/octo, octo/data/oxe/oxe_{dataset_configs,standardization_transforms}.py (keys, grippers)",
         "openvla": "openvla/openvla, prismatic/vla/datasets/rlds/oxe/{configs,transforms}.py (keys, grippers)",
-        "any4lerobot": "Tavish9/any4lerobot, openx2lerobot/oxe_utils/configs.py (rate, robot)",
+        "any4lerobot": "Tavish9/any4lerobot (read in the copy typoverflow/any4lerobot), openx2lerobot/oxe_utils/configs.py (rate, robot)",
         "tfds": "tensorflow/datasets, docs/catalog/<name>.md (shapes and meaning of the features)",
         "mod": "kpertsch/rlds_dataset_mod, prepare_open_x.sh (pictures stored blue first, failed episodes)",
         "builder": "youngwoon/furniture_bench_rlds_dataset_builder (shapes and meaning of the features)",
@@ -154,14 +154,14 @@ _ENTRIES = (
         (Part(_O + "base_pose_tool_reached", 7), Part(_O + "gripper_closed", 1)),
         (_XYZ, _RPY, Part("action/gripper_closedness_action", 1, change="hold")),
         _NATURAL, 3.0, "Google robot", "command: +1 = close, -1 = open, 0 = stay", aliases=("fractal", "rt_1"),
-        note="base displacements are left out, as in octo and openvla: the arm's pose is relative to the base",
+        note="base displacements are left out, as in octo and openvla; success labels (aspects) are not read",
     ),
     Entry(
         "kuka", (_IMAGE,),
         (Part(_O + "clip_function_input/base_pose_tool_reached", 7), Part(_O + "gripper_closed", 1)),
         (_XYZ, _RPY, Part("action/gripper_closedness_action", 1, change="hold")),
         _NATURAL, 10.0, "Kuka iiwa", "command: +1 = close, -1 = open, 0 = stay", success_key="success",
-        sources=(*_ALL, "mod"), note="most episodes failed; they keep success = false",
+        sources=(*_ALL, "mod"), note="failed episodes stay, as failed; rlds_dataset_mod drops them",
     ),
     Entry(
         "taco_play", (Camera(_BASE, _O + "rgb_static"), Camera(_WRIST, _O + "rgb_gripper")),
@@ -276,7 +276,7 @@ _ENTRIES = (
             Part("action/future/target_close", 10, 0, 1),
         ),
         _NATURAL, 10.0, "Google robot", "command and state: 1 = closed", success_key=f"steps/{_O}episode_success",
-        note="of the ten future actions stored per step the first is taken; the next steps hold the others",
+        note="of the ten future actions stored with every step the first is taken",
     ),
     Entry(
         "fmb",

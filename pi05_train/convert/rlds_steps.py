@@ -21,6 +21,8 @@ class Steps:
     def __init__(self, record: Mapping[str, Value], features: Mapping[str, Feature]) -> None:
         self.record, self.features = record, features
         self.count = len(record.get("steps/is_first", []))
+        if not self.count and any(len(value) for name, value in record.items() if name.startswith("steps/")):
+            raise ValueError("steps/is_first is empty beside features that are not")
 
     def get(self, name: str) -> NDArray[Any] | list[bytes]:
         """[T, ...] of a feature of the steps, [1, ...] of one of the episode."""

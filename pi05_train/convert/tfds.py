@@ -180,14 +180,17 @@ def read_split(folder: Path, info: Mapping[str, Any], name: str, *, allow_missin
     Refuses (UserError) a split without shards and one of which shards are absent; the latter not with `allow_missing`,
     when dataset_info.json tells how many records the absent ones have.
     """
-    there = {int(match["shard"]): match for match in _shard_names(folder) if match["split"] == name}
+    matches = [match for match in _shard_names(folder) if match["split"] == name]
     where = f"{folder}, split {name}"
-    if not there:
+    if not matches:
         raise UserError(where, got="no shards", expected=f"*-{name}.tfrecord-*-of-*", do=_other(folder))
     lengths = _lengths(info, name)
-    totals = {int(match["shards"]) for match in there.values()} | ({len(lengths)} if lengths else set())
+    totals = {int(match["shards"]) for match in matches} | ({len(lengths)} if lengths else set())
     if len(totals) > 1:
         raise UserError(where, got=f"shards of {sorted(totals)}", expected="one number of shards", do=_AGAIN)
+    if len(prefixes := {match["prefix"] for match in matches}) > 1:
+        raise UserError(where, got=f"files of {sorted(prefixes)}", expected="one data set", do="keep one of them")
+    there = {int(match["shard"]): match for match in matches}
     absent = [shard for shard in range(totals.pop()) if shard not in there]
     if absent and not (allow_missing and lengths):
         do = "add --allow-missing to convert the others" if lengths else "fetch dataset_info.json and the shards"
