@@ -14,12 +14,14 @@ from pi05_train.commands.progress import progress_bar
 from pi05_train.config.convert import build
 from pi05_train.config.schema import Config
 from pi05_train.data.explain import explain as explain_step
+from pi05_train.data.health import health, write_health
 from pi05_train.data.index import build_index
 from pi05_train.data.mixture import Mixture
-from pi05_train.data.statistics import write_statistics
+from pi05_train.data.statistics import Tally, embodiments, tally_source, write_statistics
 from pi05_train.data.verify import repair as repair_index
 from pi05_train.data.verify import verify as verify_source
 from pi05_train.errors import UserError
+from pi05_train.processing.normalisation import write_norm_stats
 from pi05_train.resources import resource
 from pi05_train.samples.card import SourceCard, check_card
 
@@ -118,3 +120,35 @@ def explain(config: Config, step: int) -> None:
         table.add_row(*(str(getattr(slot, column)) for column in names))
     console = Console()
     Console(width=max(console.width, 160)).print(table)
+
+
+def stats(cards: Sequence[str], root: str, *, horizon: int, workers: int) -> None:
+    """Write norm_stats.json and the health report of each source, and norm_stats.json of each shared embodiment."""
+    read = [read_card(name) for name in cards]
+    tallies: dict[str, Tally] = {}
+    for card in read:
+        folder = Path(root) / card.shards
+        with progress_bar(f"statistics of {card.name}") as report:
+            tallies[card.name] = tally_source(folder, card, horizon, workers=workers, report=report)
+        tally = tallies[card.name]
+        if not tally.samples:
+            print(f"{card.name}: no states or actions")
+            continue
+        found = health(card, tally)
+        write_norm_stats(folder / "norm_stats.json", tally.norm_stats())
+        write_health(folder, found)
+        print(
+            f"{card.name}: {found.samples} samples with numbers, {found.padded_share:.1%} of the action steps past an "
+            f"episode's end, {found.idle_share:.1%} of the chunks idle; statistics and health.md in {folder}"
+        )
+        for finding in found.findings:
+            print(f"  {finding}")
+    for name, group in embodiments(read).items():
+        if len(group) > 1:
+            whole = Tally()
+            for card in group:
+                whole.merge(tallies[card.name])
+            folder = Path(root) / "embodiments" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            write_norm_stats(folder / "norm_stats.json", whole.norm_stats())
+            print(f"{name}: statistics of {', '.join(card.name for card in group)} together in {folder}")

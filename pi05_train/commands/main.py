@@ -96,6 +96,12 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     _add_cards(verify)
     verify.add_argument("--repair", action="store_true", help="write damaged index files anew from whole shards")
     verify.set_defaults(verb=_verify)
+    stats = verbs.add_parser("stats", help="norm_stats.json and a health report of sources, and of each embodiment")
+    _add_cards(stats)
+    stats.add_argument(
+        "--horizon", type=int, default=50, help="action steps of the model to train (default: %(default)s)"
+    )
+    stats.set_defaults(verb=_stats)
     explain = verbs.add_parser("explain", help="the exact samples of a step, from the indexes alone")
     explain.add_argument("--step", type=int, required=True)
     _add_overrides(explain)
@@ -240,6 +246,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     from pi05_train.commands.data import verify
 
     return verify(arguments.cards, arguments.root, workers=arguments.workers, repair=arguments.repair)
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.data import stats
+
+    stats(arguments.cards, arguments.root, horizon=arguments.horizon, workers=arguments.workers)
 
 
 def _explain(arguments: argparse.Namespace) -> None:

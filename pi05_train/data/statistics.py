@@ -22,8 +22,9 @@ from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import FilterConfig
 
 QUANTILES = [0.01, 0.99]
-PARTS = 64
-"""Runs of rows that are summed on their own: the same for any number of processes, so the sums are the same too."""
+PARTS, ROWS_PER_PART = 64, 2048
+"""Runs of rows that are summed on their own: the same for any number of processes, so the sums are the same too. There
+are at most `PARTS`, and none is smaller than `ROWS_PER_PART` where there are several."""
 
 Report = Callable[[int, int, str], None]
 """(parts done, of how many, what)."""
@@ -126,10 +127,10 @@ def tally_source(
     """
     index = Index.open(folder)
     rows = filter_rows(card.name, index, FilterConfig())
-    parts = np.array_split(rows, min(PARTS, len(rows)))
+    parts = np.array_split(rows, max(1, min(PARTS, len(rows) // ROWS_PER_PART)))
     jobs = [_Job(folder, card, horizon, part) for part in parts]
     whole = Tally()
-    for number, tally in enumerate(in_order(_tally, jobs, workers)):
+    for number, tally in enumerate(in_order(_tally, jobs, min(workers, len(jobs)))):
         whole.merge(tally)
         if report:
             report(number + 1, len(jobs), "")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pi05_train.data import statistics
 from pi05_train.data.index import Index, build_index
 from pi05_train.data.lowdim import read_blocks
 from pi05_train.data.mixture import Mixture, filter_rows
@@ -90,7 +91,8 @@ def long_source(folder: Path) -> SourceCard:
     return card
 
 
-def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
+def test_the_number_of_processes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "ROWS_PER_PART", 20)
     card = long_source(tmp_path)
     written = [tally_source(tmp_path, card, 10, workers=workers).norm_stats() for workers in (1, 2)]
     for name, stats in written[0].items():
@@ -98,7 +100,8 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(stats, kind), getattr(written[1][name], kind))
 
 
-def test_a_part_of_the_source_merges_into_the_whole(tmp_path: Path) -> None:
+def test_parts_of_a_source_merge_into_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "ROWS_PER_PART", 20)
     card = long_source(tmp_path)
     whole = tally_source(tmp_path, card, 10)
     one_pass = Tally()
