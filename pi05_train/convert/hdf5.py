@@ -74,8 +74,8 @@ class _File:
     demos: tuple[str, ...]
     splits: Mapping[str, Split] | None
     """From `mask/`; None without one."""
-    absent: tuple[str, ...]
-    """Demonstrations that the file names and does not hold."""
+    absent: int
+    """Demonstrations that the file's masks or its `num_demos` speak of and that it does not hold."""
 
 
 class Hdf5Source:
@@ -211,13 +211,14 @@ def _read_file(path: Path, name: str, options: Options) -> _File:
                     where, got="no data/demo_k", expected="at least one demonstration", do="download it again"
                 )
             splits = _splits(root)
-            named = set(splits or ()) | {f"demo_{k}" for k in range(int(data.attrs.get("num_demos", 0)))}
-            absent = tuple(sorted(named - set(demos), key=_natural)) if len(demos) < len(named) else ()
+            absent = max(len(set(splits or ()) - set(demos)), int(data.attrs.get("num_demos", 0)) - len(demos), 0)
             if absent and not options.allow_missing:
                 raise _DamagedError(
-                    where, got=f"{len(absent)} demonstrations named but absent, {absent[0]} first",
-                    expected=f"all {len(named)}", do="download it again, or take what is there with --allow-missing",
-                )  # fmt: skip
+                    where,
+                    got=f"{absent} of its demonstrations absent",
+                    expected="all that its masks or num_demos speak of",
+                    do="download it again, or take what is there with --allow-missing",
+                )
             return _File(path, name, facts_of(root, path, demos, options.dataset), demos, splits, absent)
     except UserError:
         raise
@@ -262,7 +263,9 @@ def _same(first: _File, other: _File) -> None:
 def _notes(files: Sequence[_File]) -> list[str]:
     notes = list(dict.fromkeys(note for file in files for note in file.facts.notes))
     notes.append("Actions are kept as recorded, idle (no-op) steps included.")
-    notes += [f"{file.name}: {len(file.absent)} demonstrations are named but absent." for file in files if file.absent]
+    notes += [
+        f"{file.name}: {file.absent} demonstrations that it speaks of are absent." for file in files if file.absent
+    ]
     if masked := sum(file.splits is not None for file in files):
         notes.append(f"The held-out split is mask/valid in {masked} of {len(files)} files.")
     notes.append("The files state no licence.")

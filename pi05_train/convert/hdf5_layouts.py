@@ -53,6 +53,9 @@ INSTRUCTIONS = {
 RATE_HZ = 20.0
 """robosuite's default `control_freq`, and the rate of all LIBERO data."""
 
+_SCENE = re.compile(r"^[A-Z_]+SCENE\d+_")
+"""What LIBERO-90 and LIBERO-10 put before the instruction in the names of their files."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -79,7 +82,7 @@ class Facts:
 
     def instruction(self, demo: Any) -> str:
         """The demonstration's own instruction (RoboCasa's `ep_meta`, or `language_instruction`), or the file's."""
-        meta = _json(demo.attrs.get("ep_meta", "{}"), "ep_meta")
+        meta = json.loads(demo.attrs.get("ep_meta", "{}"))
         return str(meta.get("lang") or _text(demo.attrs.get("language_instruction", "")) or self.task)
 
 
@@ -95,16 +98,12 @@ def facts_of(root: Any, path: Path, demos: Sequence[str], dataset: str) -> Facts
     controller, absolute = _controller(kwargs)
     control_mode = "joint" if controller.startswith("JOINT") else "end effector"
     state_keys = _state_keys(layout, keys, control_mode, where)
-    complete = [
-        data[demo] for demo in demos
-        if "actions" in data[demo] and all(f"obs/{key}" in data[demo] for key in (*state_keys, *cameras.values()))
-    ]  # fmt: skip
-    if not complete or complete[0]["actions"].ndim != 2:
-        got = "no demonstration with all of its arrays" if not complete else f"actions {complete[0]['actions'].shape}"
-        raise UserError(
-            where, got=got, expected=f"actions [T, A] and obs {[*state_keys, *cameras.values()]}", do="correct the file"
-        )
-    sizes = [columns(complete[0][f"obs/{key}"]) for key in state_keys]
+    wanted = [f"obs/{key}" for key in (*state_keys, *cameras.values())]
+    complete = next((data[demo] for demo in demos if all(name in data[demo] for name in ("actions", *wanted))), None)
+    if complete is None or complete["actions"].ndim != 2:
+        got = "no demonstration with all of its arrays" if complete is None else f"actions {complete['actions'].shape}"
+        raise UserError(where, got=got, expected=f"actions [T, A] and {wanted}", do="correct the file")
+    sizes = [columns(complete[f"obs/{key}"]) for key in state_keys]
     environment = str(env.get("env_name", "")) or path.stem
     task, told_by = _task(layout, data, env, path)
     facts = Facts(
@@ -112,11 +111,11 @@ def facts_of(root: Any, path: Path, demos: Sequence[str], dataset: str) -> Facts
         cameras=cameras,
         state_keys=state_keys,
         state_dim=sum(sizes),
-        action_dim=int(complete[0]["actions"].shape[1]),
+        action_dim=int(complete["actions"].shape[1]),
         control_mode=control_mode,
         rate_hz=float(kwargs.get("control_freq", RATE_HZ)),
         embodiment=_robots(kwargs),
-        environment_id=environment if layout == "robomimic" else path.stem.removesuffix("_demo"),
+        environment_id=environment if layout == "robomimic" else _scene(path),
         task=task,
         description=f"State: {', '.join(f'{key} {size}' for key, size in zip(state_keys, sizes, strict=True))}. "
         f"Actions: {controller}, {'absolute' if absolute else 'relative to the present pose'}, as recorded.",
@@ -129,7 +128,7 @@ def facts_of(root: Any, path: Path, demos: Sequence[str], dataset: str) -> Facts
             f"Instructions come from {told_by}.",
         ),
     )
-    if not task and not facts.instruction(complete[0]):
+    if not task and not facts.instruction(complete):
         raise UserError(
             f"{where}, instruction",
             got=f"none for environment {environment}",
@@ -201,6 +200,7 @@ def _controller(kwargs: Mapping[str, Any]) -> tuple[str, bool]:
     configs = kwargs.get("controller_configs") or {}
     config = configs[0] if isinstance(configs, list) and configs else configs
     parts = config.get("body_parts", {}) if isinstance(config, dict) else {}
+    parts = parts.get("arms") or parts
     first = next((part for name in ("right", "left") if (part := parts.get(name))), config)
     first = first if isinstance(first, dict) else {}
     return str(first.get("type", "OSC_POSE")), not first.get("control_delta", first.get("input_type") != "absolute")
@@ -216,16 +216,22 @@ def _task(layout: str, data: Any, env: Mapping[str, Any], path: Path) -> tuple[s
     """(The file's instruction, what told it); "" where only the demonstrations may know."""
     problem = _json(data.attrs.get("problem_info", "{}"), f"HDF5 file {path}, problem_info")
     told = problem.get("language_instruction") or data.attrs.get("language_instruction") or ""
-    if text := _text("".join(told) if isinstance(told, list) else told):
+    if text := _text(" ".join(" ".join(told).split()) if isinstance(told, list) else told):
         return text, "the files' attributes"
     if layout == "libero":
         bddl = str(_text(data.attrs.get("bddl_file_name", "")) or env.get("bddl_file", ""))
         stem = Path(bddl).stem or path.stem.removesuffix("_demo")
-        return re.sub(r"^[A-Z_]+SCENE\d+_", "", stem).replace("_", " ").strip(), "the names of the files"
+        return _SCENE.sub("", stem).replace("_", " ").strip(), "the names of the files"
     name = re.sub(r"_D\d+$", "", str(env.get("env_name", "")))
     return INSTRUCTIONS.get(name, ""), "a table by environment (the files hold no language)" if (
         name in INSTRUCTIONS
     ) else "the demonstrations' attributes"
+
+
+def _scene(path: Path) -> str:
+    """LIBERO's scene where the file's name tells it, otherwise the task: each has a scene of its own."""
+    scene = _SCENE.match(path.stem)
+    return scene[0].rstrip("_") if scene else path.stem.removesuffix("_demo")
 
 
 def columns(array: Any) -> int:

@@ -25,6 +25,7 @@ CAPTION_FIELDS = {"": ("caption", "text", "captions", "description"), "capsfusio
 Without a dataset a `txt` member goes before them."""
 PICTURES = ("jpg", "jpeg", "png", "webp")
 PICTURES_PER_TAR = 100_000
+"""Room for the numbers of a tar's records: number 300007 is the eighth record of the fourth tar."""
 _KEPT_FIELDS = ("url", "key", "license", "sha256")
 """What a record's json says about the picture's origin, for the sample's provenance."""
 
@@ -48,6 +49,10 @@ class ImageTextTars:
             options, description="Pictures with captions.", origin=f"WebDataset tars, {path.name}", licence=""
         )
         self._files = tar_files(path, options)
+        if len(self._files) > (most := 2**32 // PICTURES_PER_TAR):  # the index keeps 32 bits of the number
+            raise UserError(
+                f"tars in {path}", got=len(self._files), expected=f"at most {most}", do="convert it in parts"
+            )
         self._names = [file.name if path.is_file() else file.relative_to(path).as_posix() for file in self._files]
         self.units: Sequence[Unit] = [Unit(number, name) for number, name in enumerate(self._names)]
         self.notes: Sequence[str] = ["The tars state no licence for the pictures as a whole."]

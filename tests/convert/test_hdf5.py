@@ -152,7 +152,7 @@ def test_the_engine_writes_it_whole(tmp_path: Path) -> None:
 
 def test_a_libero_suite_is_a_folder_of_tasks(tmp_path: Path) -> None:
     write_libero(tmp_path / "KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5")
-    words = {"problem_info": json.dumps({"language_instruction": ["pick ", "up the bowl"]})}
+    words = {"problem_info": json.dumps({"language_instruction": ["pick", "up", "the", "bowl"]})}
     write_libero(tmp_path / "libero_10" / "x_demo.hdf5", words, (3,))
     write_libero(tmp_path / "z_demo.hdf5", {"bddl_file_name": "a/LIVING_ROOM_SCENE2_put_it_in_the_basket.bddl"}, (3,))
     source = open_source(tmp_path, OPTIONS)
@@ -165,6 +165,7 @@ def test_a_libero_suite_is_a_folder_of_tasks(tmp_path: Path) -> None:
         (2, "pick up the bowl"),
         (3, "put it in the basket"),
     }
+    assert {sample.environment_id for sample in samples} == {"KITCHEN_SCENE3", "x", "z"}
     assert {sample.provenance["file"] for sample in samples if sample.episode == 2} == {"libero_10/x_demo.hdf5"}
 
 
@@ -180,6 +181,15 @@ def test_the_mask_decides_about_the_heldout_split(tmp_path: Path) -> None:
     assert [(each.key, each.reason) for each in dropped] == [("00000002", "in neither mask/train nor mask/valid")]
     samples, _ = converted(open_source(write(tmp_path / "b.hdf5", (2, 2), mask={"valid": ["demo_0"]}), OPTIONS))
     assert {(sample.episode, sample.split) for sample in samples} == {(0, "heldout"), (1, "train")}
+
+
+def test_demonstrations_that_are_only_spoken_of(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.hdf5", (2, 2, 2), mask={"valid": ["demo_0", "demo_7"]})
+    with pytest.raises(UserError, match="1 of its demonstrations absent"):
+        open_source(file, OPTIONS)
+    source = open_source(file, Options(**vars(OPTIONS) | {"allow_missing": True}))
+    assert len(source.units) == 3
+    assert any("1 demonstrations" in note for note in source.notes)
 
 
 def test_without_a_mask_more_files_change_no_split(tmp_path: Path) -> None:
@@ -255,6 +265,9 @@ def rewritten(path: str, value: Any) -> Callable[[Any], None]:
         (rewritten("data/demo_1/obs/agentview_image", painted(1, 0, 7).astype(float)),
          "pictures not uint8 [frames, height, width, 3]"),
         (lambda root: root["data/demo_1"].attrs.update(num_samples=6), "array lengths differ"),
+        (lambda root: root["data/demo_1"].attrs.update(ep_meta="{"), "demonstration unreadable"),
+        (rewritten("data/demo_1/actions", np.array([b"text"] * 7)), "arrays of no numbers"),
+        (rewritten("data/demo_1/actions", 3.0), "demonstration unreadable"),
     ],
 )  # fmt: skip
 def test_a_bad_demonstration_is_dropped_and_counted(tmp_path: Path, edit: Callable[[Any], None], reason: str) -> None:
