@@ -274,7 +274,7 @@ def test_a_bad_demonstration_is_dropped_and_counted(tmp_path: Path, edit: Callab
     samples, dropped = converted(open_source(change(write(tmp_path / "a.hdf5"), edit), OPTIONS))
     assert {sample.episode for sample in samples} == {0}
     assert [(each.key, each.reason) for each in dropped] == [("00000001", reason)]
-    assert dropped[0].samples in (6, 7)
+    assert dropped[0].samples in (1, 6, 7)  # 1 where the number of frames is unknown
 
 
 @pytest.mark.parametrize(
