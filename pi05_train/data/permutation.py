@@ -24,9 +24,18 @@ def digest(*parts: int | str, size: int = 16) -> bytes:
 
 def permute(positions: NDArray[np.int64], size: int, *key: int | str) -> NDArray[np.int64]:
     """Where the permutation of `range(size)` that belongs to `key` sends each of `positions`."""
-    count = len(positions)
-    keys_N8 = np.broadcast_to(round_keys(*key), (count, ROUNDS))
-    return permute_each(positions, np.broadcast_to(np.int64(size), count), keys_N8)
+    count, keys = len(positions), round_keys(*key)
+    half = _half_bits(np.array([size], np.uint64))
+    domain = 1 << 2 * int(half[0])
+    if domain > 16 * count:
+        return permute_each(positions, np.broadcast_to(np.int64(size), count), np.broadcast_to(keys, (count, ROUNDS)))
+    # Most of the domain is asked for: computing all of it at once makes the walks look-ups.
+    table = _feistel(np.arange(domain, dtype=np.uint64), half, keys[:, np.newaxis]).astype(np.int64)
+    assert ((positions >= 0) & (positions < size)).all()
+    result = table[positions]
+    while (outside := result >= size).any():
+        result[outside] = table[result[outside]]
+    return result
 
 
 def round_keys(*key: int | str) -> NDArray[np.uint64]:
@@ -44,12 +53,16 @@ def permute_each(
     """
     assert ((positions_N >= 0) & (positions_N < sizes_N)).all()
     result, sizes = positions_N.astype(np.uint64), sizes_N.astype(np.uint64)
-    half = np.maximum(_SMALLEST_HALF_BITS, (_bit_length(sizes - np.uint64(1)) + 1) // 2).astype(np.uint64)
+    half = _half_bits(sizes)
     pending = np.arange(len(result))
     while len(pending):
         result[pending] = _feistel(result[pending], half[pending], keys_N8[pending].T)
         pending = pending[result[pending] >= sizes[pending]]
     return result.astype(np.int64)
+
+
+def _half_bits(sizes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return np.maximum(_SMALLEST_HALF_BITS, (_bit_length(sizes - np.uint64(1)) + 1) // 2).astype(np.uint64)
 
 
 def _bit_length(x: NDArray[np.uint64]) -> NDArray[np.int64]:

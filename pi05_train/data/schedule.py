@@ -3,7 +3,7 @@
 Nothing here remembers anything: the batch is computed from (seed, step), the sources' names, sizes, weights and phases,
 so step 10**7 costs what step 0 costs, and ranks, workers and resumed runs agree without talking to each other.
 
-Shapes: S sources of a phase, N draws, P runs of draws that share source and epoch.
+Shapes: S sources (all, or those of a phase), N draws, P runs of draws that share source and epoch.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Schedule:
         first = {name: weight for name, weight in zip(names, weights, strict=True) if weight > 0}
         self.phases = (Phase("", 0, first), *phases)
         self._sizes = dict(zip(names, sizes, strict=True))
+        self._names_S = tuple(names)
         self._spans = _spans(self.phases, names, global_batch)
         self.names = (*self._spans[0].shares.names, *(name for name in names if name not in first))
         self._sizes_S = np.array(list(self._sizes.values()), np.int64)
@@ -102,7 +103,7 @@ class Schedule:
         """Draws of each source before `step`; they sum to step * global_batch."""
         span = self._span(step)
         return {name: span.base[name] for name in self.names} | dict(
-            zip(span.shares.names, span.counts(step), strict=True)
+            zip(span.shares.names, span.counts(step).tolist(), strict=True)
         )
 
     def epochs(self, step: int) -> dict[str, float]:
@@ -131,7 +132,7 @@ class Schedule:
                 do="shorten run.steps, or set on_exhaust to repeat",
             )
         span = self._span(step)
-        before_S, after_S = (np.array(span.counts(at), np.int64) for at in (step, step + 1))
+        before_S, after_S = span.counts(step), span.counts(step + 1)
         drawn_S = after_S - before_S
         starts_S = np.cumsum(drawn_S) - drawn_S
         sources = np.repeat(span.sources_S, drawn_S)
@@ -139,7 +140,7 @@ class Schedule:
         rows = self._rows(sources, indices)
         # Without this a source would always stand in the same slots, hence on the same rank.
         slots = permute(np.arange(self.global_batch), self.global_batch, "slots", self.seed, step)
-        names = tuple(self._sizes)
+        names = self._names_S
         return [
             Draw(names[source], row, draw)
             for source, row, draw in zip(
@@ -149,7 +150,7 @@ class Schedule:
 
     def rows(self, name: str, draws: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows that these draws of one source take: epoch after epoch, each in an order of its own."""
-        return self._rows(np.full(len(draws), list(self._sizes).index(name)), draws)
+        return self._rows(np.full(len(draws), self._names_S.index(name)), draws)
 
     def _rows(self, sources_N: NDArray[np.int64], draws_N: NDArray[np.int64]) -> NDArray[np.int64]:
         """The rows of draws of several sources (numbers in the order of declaration)."""
@@ -162,7 +163,7 @@ class Schedule:
 
     def _epoch_keys(self, sources_P: NDArray[np.int64], epochs_P: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Keys of the sources' orders in those epochs; the last of each source are kept, since epochs are long."""
-        keys_P8, names = self._keys_S8[sources_P], tuple(self._sizes)
+        keys_P8, names = self._keys_S8[sources_P], self._names_S
         for i in np.flatnonzero(self._key_epochs_S[sources_P] != epochs_P).tolist():
             source, epoch = int(sources_P[i]), int(epochs_P[i])
             keys_P8[i] = round_keys("rows", self.seed, names[source], epoch)
@@ -201,15 +202,15 @@ class _Span:
         """Draws of every source before the phase."""
         numbers = {name: number for number, name in enumerate(names)}
         self.sources_S = np.array([numbers[name] for name in shares.names])
-        self._base_S = [base[name] for name in shares.names]
+        self._base_S = np.array([base[name] for name in shares.names])
         self._global_batch = global_batch
-        self._last: tuple[int, list[int]] = (from_step, self._base_S)
+        self._last = from_step, self._base_S
 
-    def counts(self, step: int) -> list[int]:
+    def counts(self, step: int) -> NDArray[np.int64]:
         """Draws before `step`, parallel to `shares.names`. The last answer is kept: a batch begins where one ended."""
         if step != self._last[0]:
             counts = self.shares.counts((step - self.from_step) * self._global_batch)
-            self._last = step, [base + count for base, count in zip(self._base_S, counts, strict=True)]
+            self._last = step, self._base_S + np.array(counts)
         return self._last[1]
 
 
@@ -219,6 +220,6 @@ def _spans(phases: Sequence[Phase], names: Sequence[str], global_batch: int) -> 
     for phase in phases:
         if spans:
             assert phase.from_step > spans[-1].from_step, "phases ascend"
-            base = base | dict(zip(spans[-1].shares.names, spans[-1].counts(phase.from_step), strict=True))
+            base = base | dict(zip(spans[-1].shares.names, spans[-1].counts(phase.from_step).tolist(), strict=True))
         spans.append(_Span(phase.from_step, Apportionment(phase.weights), base, names, global_batch))
     return spans

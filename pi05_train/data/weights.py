@@ -31,7 +31,8 @@ def source_weights(
     """A positive number per source, relative to the others'; `weights` names the sources that take part.
 
     `some_left_out`: sources are switched off, so shares of groups that no longer fill the whole are scaled up to do so.
-    Refuses (UserError, beginning with `where`) shares that exceed the whole or leave nothing to others.
+    Refuses (UserError, beginning with `where`) shares that exceed the whole or leave nothing to others, and numbers
+    beside powers of row counts, which are thousands of times larger.
     """
     plain = {name: number(weight, rows[name]) for name, weight in weights.items()}
     named = {*groups, *(other for group in groups.values() for other in group.of)}
@@ -40,8 +41,18 @@ def source_weights(
         if group_of[name] in named:
             members[group_of[name]].append(name)
     members = {group: names for group, names in members.items() if names}
+    by_power = {name: isinstance(weight, PowerWeight) for name, weight in weights.items()}
     if not members:
+        _check_alike(where, by_power)
         return plain
+    free_by_power = {name: power for name, power in by_power.items() if group_of[name] not in named}
+    for group, names in members.items():
+        _check_alike(f"{where}, group {group}", {name: by_power[name] for name in names})
+        entry = groups.get(group, GroupEntry())
+        if entry.share is None:
+            asked = weights[names[0]] if entry.weight is None else entry.weight
+            free_by_power[f"group {group}"] = isinstance(asked, PowerWeight)
+    _check_alike(where, free_by_power)
     lone = {name: weight for name, weight in plain.items() if group_of[name] not in named}
     shares = _unit_shares(_group_weights(members, plain, rows, groups), lone, groups, where, some_left_out)
     resolved: dict[str, float] = {}
@@ -52,6 +63,17 @@ def source_weights(
         else:
             resolved[name] = shares[_lone(name)]
     return resolved
+
+
+def _check_alike(where: str, by_power: Mapping[str, bool]) -> None:
+    if len(set(by_power.values())) > 1:
+        numbers, powers = ([name for name, power in by_power.items() if power == kind] for kind in (False, True))
+        raise UserError(
+            f"{where}, weights",
+            got=f"a number for {numbers[0]} beside a power of rows for {powers[0]}",
+            expected="all of one sort among those that share something",
+            do="put one sort into a group with a share (mixture.groups)",
+        )
 
 
 def _lone(name: str) -> str:

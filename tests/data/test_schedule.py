@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi05_train.data.schedule import Draw, Schedule
+from pi05_train.data.permutation import permute
+from pi05_train.data.schedule import Draw, Schedule, rank_slice
 from pi05_train.errors import UserError
 
 NAMES, SIZES, WEIGHTS = ["robots", "web", "words"], [50, 7, 23], [0.7, 0.2, 0.1]
@@ -52,6 +53,55 @@ def test_a_million_draws_of_forty_sources_stay_within_three() -> None:
     for k in range(0, 10**6, 997):
         counts = schedule.counts(k)
         assert np.abs([counts[name] for name in names] - k * shares).max() <= 3
+
+
+def test_a_million_drawn_samples_of_forty_sources_are_what_was_asked_and_each_comes_once_per_epoch() -> None:
+    weights = [1e-5, *np.geomspace(1e-3, 1, 39)]
+    names, sizes = [f"s{i}" for i in range(40)], [int(size) for size in np.geomspace(3, 10**6, 40)]
+    schedule = Schedule(0, names, sizes, weights, 10**5)
+    drawn = [draw for step in range(10) for draw in schedule.draws(step)]
+    shares = dict(zip(names, np.array(weights) / np.sum(weights), strict=True))
+    counts = Counter(draw.source for draw in drawn)
+    assert all(abs(counts[name] - 10**6 * shares[name]) <= 3 for name in names)
+    for name, size in zip(names, sizes, strict=True):
+        visits = Counter(draw.row for draw in drawn if draw.source == name)
+        assert max(visits.values()) - (min(visits.values()) if len(visits) == size else 0) <= 1
+        assert max(visits) < size
+
+
+@settings(max_examples=5, deadline=None)
+@given(step=st.integers(0, 10**7), seed=st.integers(0, 9))
+def test_any_number_of_ranks_shares_the_same_global_batch(step: int, seed: int) -> None:
+    schedule = Schedule(seed, NAMES, SIZES, WEIGHTS, 288)
+    whole = schedule.draws(step)
+    for world_size in (size for size in range(1, 289) if 288 % size == 0):
+        parts = [rank_slice(whole, rank, world_size) for rank in range(world_size)]
+        assert {len(part) for part in parts} == {288 // world_size}
+        assert [draw for part in parts for draw in part] == whole
+        # A rank computes the batch for itself, whatever it computed before.
+        alone = Schedule(seed, NAMES, SIZES, WEIGHTS, 288)
+        alone.draws(step % world_size)
+        assert rank_slice(alone.draws(step), world_size - 1, world_size) == parts[-1]
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 5), (4, 4), (-1, 4), (0, 64)])
+def test_ranks_that_cannot_share_the_batch_are_refused(rank: int, world_size: int) -> None:
+    with pytest.raises(UserError, match=f"32 over {world_size} ranks"):
+        rank_slice(Schedule(0, NAMES, SIZES, WEIGHTS, 32).draws(0), rank, world_size)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 2 * 10**9), min_size=1, max_size=30),
+    step=st.integers(0, 10**6),
+    seed=st.integers(0, 9),
+)
+def test_many_sources_at_once_take_the_rows_they_take_alone(sizes: list[int], step: int, seed: int) -> None:
+    names = [f"s{i}" for i in range(len(sizes))]
+    for draw in Schedule(seed, names, sizes, [1.0] * len(sizes), 64).draws(step):
+        size = sizes[names.index(draw.source)]
+        epoch, position = divmod(draw.draw, size)
+        assert draw.row == permute(np.array([position]), size, "rows", seed, draw.source, epoch)[0]
 
 
 def test_every_batch_holds_what_the_counts_say() -> None:
