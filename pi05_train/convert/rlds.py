@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pi05_train.convert.episodes import Episode, anchor_samples
 from pi05_train.convert.rlds_datasets import Camera, Entry, find_entry
@@ -143,10 +144,16 @@ def open_source(path: Path, options: Options) -> RldsSource:
         origin=f"RLDS {info.get('name', entry.name)} {info.get('version', '')}".rstrip(),
     )
     notes = _notes(entry, cameras, features)
-    notes += [f"Splits left out: {', '.join(left)}."] if (left := sorted(set(there) - set(chosen))) else []
+    notes += [f"Splits left out: {', '.join(left)}."] if (left := _other_splits(info, there, chosen)) else []
     notes += [f"{absent} shards are absent."] if (absent := sum(part.absent for part in splits)) else []
     notes += [] if licence else [f"No licence stands in {folder.name}: find it before you publish anything."]
     return RldsSource(card, units, notes, options, entry, cameras, features, shards)
+
+
+def _other_splits(info: Mapping[str, Any], there: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """Splits that are not converted, whether their files are there or only dataset_info.json names them."""
+    named = {str(entry.get("name", "")) for entry in info.get("splits", [])}
+    return [name if name in there else f"{name} (no files)" for name in sorted((named | set(there)) - set(chosen))]
 
 
 def checked_offsets(shard: Shard) -> list[int]:

@@ -22,7 +22,8 @@ SOURCES: Mapping[str, str] = MappingProxyType(
     {
         "octo": "octo-models/octo, octo/data/oxe/oxe_{dataset_configs,standardization_transforms}.py (keys, grippers)",
         "openvla": "openvla/openvla, prismatic/vla/datasets/rlds/oxe/{configs,transforms}.py (keys, grippers)",
-        "any4lerobot": "Tavish9/any4lerobot (read in the copy typoverflow/any4lerobot), openx2lerobot/oxe_utils/configs.py (rate, robot)",
+        "any4lerobot": "Tavish9/any4lerobot as copied in typoverflow/any4lerobot, openx2lerobot/oxe_utils/configs.py "
+        "(rate, robot)",
         "tfds": "tensorflow/datasets, docs/catalog/<name>.md (shapes and meaning of the features)",
         "mod": "kpertsch/rlds_dataset_mod, prepare_open_x.sh (pictures stored blue first, failed episodes)",
         "builder": "youngwoon/furniture_bench_rlds_dataset_builder (shapes and meaning of the features)",

@@ -41,7 +41,10 @@ class Steps:
         values = self.get(name)
         if isinstance(values, list):
             return [value.decode("utf-8", "replace") for value in values]
-        return ["".join(map(chr, row)).partition("\0")[0] for row in values.astype(np.uint32).tolist()]
+        if values.size and not 0 <= values.min() <= values.max() <= 0x10FFFF:
+            raise ValueError(f"{name} holds numbers that are no characters")
+        whole = ("".join(map(chr, row)).partition("\0")[0] for row in values.astype(np.int64).tolist())
+        return [text.encode("utf-8", "replace").decode() for text in whole]
 
     def text(self, name: str) -> str:
         return self.texts(name)[0]

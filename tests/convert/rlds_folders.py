@@ -19,13 +19,20 @@ from PIL import Image
 Stored = NDArray[Any] | Sequence[bytes]
 
 
+def _one_byte(crc: int) -> int:
+    for _ in range(8):
+        crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+_CRC_OF_BYTE = [_one_byte(byte) for byte in range(256)]
+
+
 def crc32c(content: bytes) -> int:
-    """The Castagnoli checksum bit by bit (RFC 3720, appendix B.4)."""
+    """The Castagnoli checksum, byte by byte (RFC 3720, appendix B.4)."""
     crc = 0xFFFFFFFF
     for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+        crc = (crc >> 8) ^ _CRC_OF_BYTE[(crc ^ byte) & 0xFF]
     return crc ^ 0xFFFFFFFF
 
 

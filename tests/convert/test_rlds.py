@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pi05_train.convert.rlds import open_source
@@ -174,13 +176,23 @@ def test_an_episode_without_an_action_gives_no_sample(frames: int, tmp_path: Pat
 
 
 def test_grippers_become_zero_open_and_one_closed() -> None:
-    given = np.array([[0, 0, 0.05, 1, 0, 0, -1, 0]], np.float32).T
-    np.testing.assert_array_equal(changed(given, "hold").ravel(), [0, 0, 0, 1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(changed(-given, "hold").ravel(), [1, 1, 1, 0, 0, 0, 1, 1])
-    np.testing.assert_array_equal(changed(given * 0, "hold").ravel(), np.zeros(8))
+    stored = np.array([[0, 0, 0.05, 1, 0, 0, -1, 0]], np.float32).T
+    np.testing.assert_array_equal(changed(stored, "hold").ravel(), [0, 0, 0, 1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(changed(-stored, "hold").ravel(), [1, 1, 1, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(changed(stored * 0, "hold").ravel(), np.zeros(8))
     np.testing.assert_array_equal(changed(np.float32([[-1], [0.25], [2]]), "clip").ravel(), [0, 0.25, 1])
     np.testing.assert_array_equal(changed(np.float32([[-1], [0.25], [2]]), "clip and invert").ravel(), [1, 0.75, 0])
     np.testing.assert_array_equal(changed(np.float32([[0], [0.25]]), "invert").ravel(), [1, 0.75])
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.05, 0.0, 0.05, 1.0]), max_size=12))
+def test_a_gripper_holds_its_last_command(commands: list[float]) -> None:
+    first = next((command for command in commands if abs(command) > 0.1), 1.0)
+    closed, expected = first < 0, []  # before its first command the gripper is the other way round
+    for command in commands:
+        closed = command > 0 if abs(command) > 0.1 else closed
+        expected.append(float(closed))
+    assert changed(np.array(commands, np.float32)[:, None], "hold").ravel().tolist() == expected
 
 
 @pytest.mark.parametrize("change", ["hold", "clip", "clip and invert", "invert"])
@@ -220,6 +232,17 @@ def test_an_instruction_is_chosen_among_those_that_are_there(tmp_path: Path) -> 
     samples, dropped = converted_one(tmp_path / "none", "droid", record | {f"steps/{entry.language[2]}": [b" "] * 4})
     assert not samples
     assert [drop.reason for drop in dropped].count("no instruction") == 3
+
+
+def test_instructions_as_numbers_end_at_the_first_zero(tmp_path: Path) -> None:
+    codes = np.zeros((4, 512), np.int32)
+    codes[:, :9] = [ord(letter) for letter in "push ü\0xx"]
+    record = record_with("language_table", "steps/observation/instruction", lambda _: codes)
+    assert {sample.task for sample in converted_one(tmp_path / "good", "language_table", record)[0]} == {"push ü"}
+    for bad in (-1, 0x110000):
+        record = record_with("language_table", "steps/observation/instruction", lambda _, bad=bad: codes + bad)
+        with pytest.raises(UserError, match="instruction holds numbers that are no characters"):
+            converted_one(tmp_path / str(bad), "language_table", record)
 
 
 def test_instructions_may_change_within_an_episode(tmp_path: Path) -> None:
@@ -424,6 +447,7 @@ def test_the_real_bridge_sample() -> None:
     aligned, late = (
         float(np.corrcoef(moved[:, 1:].ravel(), actions[:, at, :3].ravel())[0, 1]) for at in (slice(1, 8), slice(2, 9))
     )
+    assert any("Splits left out: val (no files)." in note for note in source.notes)
     assert aligned > 0.5
     assert aligned > late
     np.testing.assert_array_less(np.abs(actions[..., :6]), 0.5)
