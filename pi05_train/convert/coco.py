@@ -76,9 +76,11 @@ def open_source(path: Path, options: Options) -> PictureSource[tuple[int, CocoIm
             described.append(_description(content))
     if not images:
         raise UserError(
-            str(path), got="no annotations", expected=f"captions_*.json or instances_*.json for {', '.join(variants)}",
+            f"{path}, {', '.join(variants)}",
+            got="no annotations",
+            expected="captions_*.json, instances_*.json or *coco*.json",
             do="name COCO's folder, or another dataset",
-        )  # fmt: skip
+        )
     ordered = [images[place] for place in sorted(images)]
     for image in ordered:
         image.file = files.find(
@@ -93,7 +95,7 @@ def open_source(path: Path, options: Options) -> PictureSource[tuple[int, CocoIm
         notes.append("The files name no licence of the pictures.")
     card = web_card(
         options,
-        description="; ".join(dict.fromkeys(filter(None, described))) + f" ({', '.join(variants)})",
+        description=f"{'; '.join(dict.fromkeys(filter(None, described))) or 'COCO'} ({', '.join(variants)})",
         origin="pi05 data convert coco",
         licence=f"pictures: {', '.join(licences)} (each sample's provenance)" if licences else "",
     )
@@ -178,10 +180,12 @@ def _labels(content: Any, where: str) -> dict[int, str]:
 def _picture(entry: tuple[int, CocoImage], *, options: Options, variants: Sequence[str], only_part: bool) -> Picture:
     number, image = entry
     questions = [Question(CAPTION_QUESTION, caption) for caption in image.captions] if "captions" in variants else []
-    if image.detected:
+    sized = image.height > 0 and image.width > 0
+    if image.detected and sized:
         questions += object_questions(image, variants)
     split = picture_split(options, image.name, publishers=image.part, only_part=only_part)
-    return Picture(number, image.file, split, questions, image.height, image.width, image.provenance)
+    refusal = "" if sized else "annotated picture of no size"
+    return Picture(number, image.file, split, questions, image.height, image.width, image.provenance, refusal)
 
 
 def object_questions(image: CocoImage, variants: Sequence[str]) -> list[Question]:

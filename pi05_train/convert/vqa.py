@@ -114,8 +114,9 @@ def _add_vqav2(content: dict[str, Any], name: str, files: Files, images: Images)
     for entry in sorted(questions, key=lambda entry: int(entry["question_id"])):
         number, answer = entry["image_id"], answers.get(entry["question_id"])
         refusal = "question without annotation" if answer is None else ""
-        image = images.setdefault((part, number), AskedImage(part, number, _coco_names(part, number)))
-        image.questions.append(Question(entry["question"], answer or "", refusal=refusal))
+        if (part, number) not in images:
+            images[part, number] = AskedImage(part, number, _coco_names(part, number))
+        images[part, number].questions.append(Question(entry["question"], answer or "", refusal=refusal))
     return [LEAK_NOTE]
 
 

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pi05_train.convert import coco, web
+from pi05_train.convert.run import convert
 from pi05_train.convert.source import Options
 from pi05_train.errors import UserError
 from pi05_train.processing.images import decode_jpeg, resize_with_pad
-from pi05_train.processing.sequence import BOXES_FIELD
+from pi05_train.processing.sequence import BOXES_FIELD, target_text
+from pi05_train.processing.templates import Templates
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
 from tests.convert.web_pictures import SHARED, dropped, everything, red_box_picture, write
@@ -67,6 +69,7 @@ def test_the_golden_box_is_written_rows_first(tmp_path: Path) -> None:
     # x 60..80 of 100; y 10..40 of 50, of the middle half of the square.
     assert (box.label, box.x_min, box.x_max, box.y_min, box.y_max) == ("cup", 0.6, 0.8, 0.35, 0.65)
     assert region.boxes[0].label == ""
+    assert target_text(detection, Templates(), detection.boxes) == "<loc0358><loc0614><loc0665><loc0818>cup"
     np.testing.assert_allclose(red_extent(detection.images["base_0_rgb"]), (0.35, 0.6, 0.65, 0.8), atol=0.02)
 
 
@@ -206,6 +209,35 @@ def test_what_is_no_coco_is_refused_in_one_sentence(tmp_path: Path) -> None:
         else:
             with pytest.raises(UserError, match=expected):
                 coco.open_source(path, OPTIONS)
+
+
+def test_a_picture_annotated_without_size_is_counted(tmp_path: Path) -> None:
+    path = coco_folder(tmp_path)
+    for file in (path / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        content["images"][0]["height"] = 0
+        write(file, content)
+    assert dropped(everything(coco.open_source(path, OPTIONS)))["annotated picture of no size"] == 2
+
+
+def test_other_data_sets_in_cocos_form_are_read(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        made = coco_folder(tmp_path / "made", part=part)
+        (made / part).rename(tmp_path / part)
+        (made / f"annotations/instances_{part}.json").rename(tmp_path / part / "_annotations.coco.json")
+        (made / f"annotations/captions_{part}.json").unlink()
+    samples = samples_of(tmp_path, Options("toy_coco", "WD", image_size=64, heldout=0.0, dataset="detection"))
+    assert [(s.provenance["picture"].split("/")[0], s.split) for s in samples] == [
+        ("train", "train"), ("valid", "heldout"),
+    ]  # fmt: skip
+
+
+def test_the_engine_counts_and_writes_the_same_shards_again(tmp_path: Path) -> None:
+    path = coco_folder(tmp_path / "coco")
+    made = [convert(coco.open_source, path, tmp_path / name, OPTIONS) for name in ("one", "two")]
+    assert [(c.samples_in, c.samples, c.dropped) for c in made] == [(8, 7, {"no object in the picture": 1})] * 2
+    shards = [(tmp_path / name / "shard-000000.tar").read_bytes() for name in ("one", "two")]
+    assert shards[0] == shards[1]
 
 
 def test_an_empty_caption_is_counted(tmp_path: Path) -> None:
