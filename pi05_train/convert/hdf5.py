@@ -249,7 +249,16 @@ def _natural(name: str) -> tuple[int, str]:
 
 def _same(first: _File, other: _File) -> None:
     """Refuse files that cannot be one source."""
-    for what in ("layout", "cameras", "state_dim", "action_dim", "control_mode", "rate_hz", "embodiment"):
+    for what in (
+        "layout",
+        "cameras",
+        "upside_down",
+        "state_dim",
+        "action_dim",
+        "control_mode",
+        "rate_hz",
+        "embodiment",
+    ):
         got, expected = getattr(other.facts, what), getattr(first.facts, what)
         if got != expected:
             raise UserError(

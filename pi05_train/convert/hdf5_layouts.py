@@ -2,8 +2,10 @@
 
 robomimic (also MimicGen and RoboCasa, which write it): pictures `<camera>_image`, upright; state of each robot
 `eef_pos` 3 metres, `eef_quat` 4 (x, y, z, w), `gripper_qpos` 2 metres, or `joint_pos` 7 radians and the gripper where
-the controller takes joints. LIBERO: pictures `agentview_rgb` and `eye_in_hand_rgb`, rotated by 180 degrees (openpi
-turns them too, `examples/libero/main.py`); state `ee_states` 6 (position, axis-angle) and `gripper_states` 2.
+the controller takes joints; its real robot `image`, `image_wrist`, `ee_pose` 7 and `gripper_position` 1. LIBERO:
+pictures `agentview_rgb` and `eye_in_hand_rgb`, rotated by 180 degrees (openpi turns them too,
+`examples/libero/main.py`) unless `macros_image_convention` is "opencv"; state `ee_states` 6 (position, axis-angle) and
+`gripper_states` 2.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ from pi05_train.samples.schema import CAMERAS
 
 CAMERA_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
     "robomimic": {
-        "base_0_rgb": ("agentview_image", "robot0_agentview_left_image", "shouldercamera0_image", "frontview_image"),
+        "base_0_rgb": (
+            *("agentview_image", "robot0_agentview_left_image", "shouldercamera0_image", "frontview_image"),
+            *("image", "image_side"),
+        ),
         "base_1_rgb": ("robot0_agentview_right_image", "shouldercamera1_image", "sideview_image"),
-        "left_wrist_0_rgb": ("robot0_eye_in_hand_image",),
+        "left_wrist_0_rgb": ("robot0_eye_in_hand_image", "image_wrist"),
         "right_wrist_0_rgb": ("robot1_eye_in_hand_image",),
     },
     "libero": {"base_0_rgb": ("agentview_rgb",), "left_wrist_0_rgb": ("eye_in_hand_rgb",)},
@@ -73,12 +78,9 @@ class Facts:
     embodiment: str
     environment_id: str
     task: str
+    upside_down: bool
     description: str
     notes: tuple[str, ...]
-
-    @property
-    def upside_down(self) -> bool:
-        return self.layout == "libero"
 
     def instruction(self, demo: Any) -> str:
         """The demonstration's own instruction (RoboCasa's `ep_meta`, or `language_instruction`), or the file's."""
@@ -105,6 +107,7 @@ def facts_of(root: Any, path: Path, demos: Sequence[str], dataset: str) -> Facts
         raise UserError(where, got=got, expected=f"actions [T, A] and {wanted}", do="correct the file")
     sizes = [columns(complete[f"obs/{key}"]) for key in state_keys]
     environment = str(env.get("env_name", "")) or path.stem
+    upside_down = layout == "libero" and _text(data.attrs.get("macros_image_convention", "")) != "opencv"
     task, told_by = _task(layout, data, env, path)
     facts = Facts(
         layout=layout,
@@ -117,12 +120,13 @@ def facts_of(root: Any, path: Path, demos: Sequence[str], dataset: str) -> Facts
         embodiment=_robots(kwargs),
         environment_id=environment if layout == "robomimic" else _scene(path),
         task=task,
+        upside_down=upside_down,
         description=f"State: {', '.join(f'{key} {size}' for key, size in zip(state_keys, sizes, strict=True))}. "
         f"Actions: {controller}, {'absolute' if absolute else 'relative to the present pose'}, as recorded.",
         notes=(
             f"Cameras: {', '.join(f'{key} is {ours}' for ours, key in cameras.items())}.",
             *([f"Cameras left out: {', '.join(left)}."] if (left := _left_out(layout, keys, cameras)) else []),
-            *(["Pictures were turned by 180 degrees (LIBERO stores them upside down)."] * (layout == "libero")),
+            *(["Pictures were turned by 180 degrees (LIBERO stores them upside down)."] * upside_down),
             *([f"The files state no control_freq: {RATE_HZ:g} Hz taken."] * ("control_freq" not in kwargs)),
             *(["The files name no robot: panda taken."] * (not kwargs.get("robots"))),
             f"Instructions come from {told_by}.",
@@ -176,13 +180,16 @@ def _cameras(layout: str, keys: set[str], where: str) -> dict[str, str]:
 
 def _left_out(layout: str, keys: set[str], cameras: Mapping[str, str]) -> list[str]:
     ending = "_rgb" if layout == "libero" else "_image"
-    return sorted(key for key in keys if key.endswith(ending) and key not in cameras.values())
+    known = {key for theirs in CAMERA_KEYS[layout].values() for key in theirs}
+    return sorted(key for key in keys if (key.endswith(ending) or key in known) and key not in cameras.values())
 
 
 def _state_keys(layout: str, keys: set[str], control_mode: str, where: str) -> tuple[str, ...]:
     wanted: tuple[str, ...]
     if layout == "libero":
         wanted = ("joint_states" if control_mode == "joint" else "ee_states", "gripper_states")
+    elif "ee_pose" in keys and "robot0_eef_pos" not in keys:
+        wanted = ("ee_pose", "gripper_position")
     else:
         parts = ("joint_pos",) if control_mode == "joint" else ("eef_pos", "eef_quat")
         robots = [robot for robot in ("robot0", "robot1") if f"{robot}_{parts[0]}" in keys] or ["robot0"]

@@ -234,6 +234,25 @@ def test_joint_controllers_and_the_demonstrations_own_words(tmp_path: Path) -> N
     assert any("20 Hz taken" in note for note in source.notes)
 
 
+def test_libero_pictures_that_stand_upright_stay(tmp_path: Path) -> None:
+    attributes = {"macros_image_convention": "opencv", "problem_info": '{"language_instruction": "go"}'}
+    source = open_source(
+        write(tmp_path / "a.hdf5", states=LIBERO, cameras=LIBERO_CAMERAS, attributes=attributes), OPTIONS
+    )
+    for sample in converted(source)[0]:
+        assert read_paint(sample.images["base_0_rgb"]) == (sample.frame, 2 * sample.episode)
+    assert not any("turned" in note for note in source.notes)
+
+
+def test_robomimics_real_robot(tmp_path: Path) -> None:
+    states, words = {"ee_pose": 7, "gripper_position": 1}, {"language_instruction": "lift the block"}
+    file = write(tmp_path / "a.hdf5", states=states, cameras=("image", "image_wrist", "image_side"), attributes=words)
+    source = open_source(file, OPTIONS)
+    assert (source.card.state_dim, source.card.cameras) == (8, ["base_0_rgb", "left_wrist_0_rgb"])
+    assert any("left out: image_side" in note for note in source.notes)
+    assert {sample.task for sample in converted(source)[0]} == {"lift the block"}
+
+
 def test_a_reward_never_given_is_a_failure(tmp_path: Path) -> None:
     def lose(root: Any) -> None:
         root["data/demo_1/rewards"][...] = 0
