@@ -203,7 +203,7 @@ def _check_features(folder: Path, entry: Entry, features: Mapping[str, Feature])
     languages = [f"steps/{key}" for key in entry.language]
     needed = ["steps/is_first", *(f"steps/{part.key}" for part in (*entry.state, *entry.actions)), languages[0]]
     needed += [entry.success_key] if entry.success_key else []
-    if absent := [name for name in needed if name not in features]:
+    if absent := [name for name in dict.fromkeys(needed) if name not in features]:
         do = "name the data set that the files hold"
         raise UserError(where, got=f"no {', '.join(absent)}", expected=f"the features of {entry.name}", do=do)
     for part in (*entry.state, *entry.actions):

@@ -361,6 +361,14 @@ def test_the_wrong_data_set_is_refused(tmp_path: Path, chosen: str, words: str) 
         open_source(path, options(chosen))
 
 
+def test_features_without_a_key_are_refused(tmp_path: Path) -> None:
+    features = features_of(DATASETS["bridge"])
+    del features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]["action"]
+    write_folder(tmp_path, features, [[]])
+    with pytest.raises(UserError, match=r"features\.json: got no steps/action, expected the features of bridge"):
+        open_source(tmp_path, options("bridge"))
+
+
 def test_dimensions_other_than_the_tables_are_refused(tmp_path: Path) -> None:
     features = features_of(DATASETS["bridge"])
     steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
