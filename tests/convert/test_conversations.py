@@ -83,6 +83,7 @@ LOSSES: dict[str, tuple[Any, int]] = {
     "several pictures": ({"image": ["coco/a.jpg", "gqa/b.png"], "conversations": said("Which?", "Both")}, 1),
     "turns do not alternate": ({"image": "coco/a.jpg", "conversations": said("I", "you", first="gpt")}, 1),
     "no turns": ({"image": "coco/a.jpg", "conversations": []}, 1),
+    "positions as numbers": ({"image": "coco/a.jpg", "conversations": said("Where?", "[0.41, 0.35, 0.60, 0.7]")}, 1),
     "empty answer": ({"image": "coco/a.jpg", "conversations": said("What?", " ")}, 1),
     "empty question": ({"image": "coco/a.jpg", "conversations": said("<image>", "A box")}, 1),
     "text with a placeholder of ours": ({"image": "coco/a.jpg", "conversations": said("Say {boxes}", "a")}, 1),
