@@ -25,11 +25,12 @@ from typing import Any
 
 import yaml
 
+from pi05_train.convert.lowdim import NAME, join_rows
 from pi05_train.convert.shuffle import check_round_trip, shuffled_entries, write_shuffled
 from pi05_train.convert.source import ForeignSource, OpenSource, Options, Unit, check_options
 from pi05_train.convert.units import Job, UnitCounts, convert_unit, finished_counts, prepare_worker, written_whole
 from pi05_train.errors import UserError
-from pi05_train.samples.card import SourceCard, check_card
+from pi05_train.samples.card import check_card
 
 Report = Callable[[int, int, str], None]
 """Called with what is done, the total, and what was done last."""
@@ -116,7 +117,7 @@ def convert(
             notes=list(source.notes),
             versions=wanted["versions"],
         )
-        _publish(job, folder, shards, replace(source.card, shards=folder.resolve().name), conversion)
+        _publish(job, folder, shards, source, conversion)
     return conversion
 
 
@@ -258,12 +259,19 @@ def _sum(counts: Sequence[UnitCounts]) -> UnitCounts:
     return UnitCounts(kept, heldout, dict(sorted(dropped.items())), dict(sorted(examples.items())))
 
 
-def _publish(job: Job, folder: Path, shards: Sequence[Path], card: SourceCard, conversion: Conversion) -> None:
+def _publish(job: Job, folder: Path, shards: Sequence[Path], source: ForeignSource, conversion: Conversion) -> None:
     """Move all to its place; the record comes last and vouches for the rest."""
-    card_path, record = job.working / f"{card.name}.yaml", job.working / RECORD
-    with written_whole(card_path) as file:
-        file.write(yaml.safe_dump(asdict(card), sort_keys=False, allow_unicode=True).encode())
-    with written_whole(record) as file:
-        file.write((json.dumps(asdict(conversion), indent=1, ensure_ascii=False) + "\n").encode())
-    for path in (*shards, card_path, record):
+    card = replace(source.card, shards=folder.resolve().name)
+    content = {
+        f"{card.name}.yaml": yaml.safe_dump(asdict(card), sort_keys=False, allow_unicode=True),
+        RECORD: json.dumps(asdict(conversion), indent=1, ensure_ascii=False) + "\n",
+    }
+    for name, text in content.items():
+        with written_whole(job.working / name) as file:
+            file.write(text.encode())
+    lowdim = [job.working / NAME] if card.state_dim else []
+    for path in lowdim:
+        with written_whole(path) as file:
+            join_rows((job.file(unit, ".parquet") for unit in source.units), card, file)
+    for path in (*shards, *lowdim, *(job.working / name for name in content)):
         path.replace(folder / path.name)

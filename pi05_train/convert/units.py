@@ -1,7 +1,7 @@
 """One unit of a foreign source into one finished file, in whichever process: the first pass of a conversion.
 
-A finished unit is three files, the last of which vouches for the others: `unit-00000007.blocks` (samples as they stand
-in a shard), `.npy` (where each one is) and `.json` (counts).
+A finished unit is some files, the last of which vouches for the others: `unit-00000007.blocks` (samples as they stand
+in a shard), `.npy` (where each one is), `.parquet` (states and actions, if the source has any) and `.json` (counts).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pi05_train.convert.lowdim import LowdimRows
 from pi05_train.convert.pictures import provenance
 from pi05_train.convert.source import Dropped, ForeignSource, OpenSource, Options, Unit
 from pi05_train.errors import UserError
@@ -102,6 +103,7 @@ def _write(job: Job, unit: Unit, source: ForeignSource) -> UnitCounts:
     dropped: Counter[str] = Counter()
     examples: dict[str, str] = {}
     heldout = 0
+    rows = LowdimRows(source.card, job.options.stride)
     with written_whole(job.file(unit, ".blocks")) as file:
         for sample in unit_samples(source, unit, job.options):
             if isinstance(sample, Dropped):
@@ -109,11 +111,15 @@ def _write(job: Job, unit: Unit, source: ForeignSource) -> UnitCounts:
                 examples.setdefault(sample.reason, sample.key)
                 continue
             blocks = sample_blocks(sample)
+            rows.add(sample)
             entries.append((*sort_key(source.card, sample.key), unit.number, file.tell(), len(blocks)))
             file.write(blocks)
             heldout += sample.split == "heldout"
     with written_whole(job.file(unit, ".npy")) as file:
         np.save(file, np.array(entries, ENTRY))
+    if source.card.state_dim:
+        with written_whole(job.file(unit, ".parquet")) as file:
+            rows.write(file)
     counts = UnitCounts(len(entries), heldout, dict(sorted(dropped.items())), dict(sorted(examples.items())))
     with written_whole(job.file(unit, ".json")) as file:
         file.write(json.dumps(counts.__dict__).encode())

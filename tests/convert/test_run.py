@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -27,7 +28,7 @@ from pi05_train.data.index import build_index
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard, check_card
 from pi05_train.samples.schema import Sample
-from tests.convert.fake_source import FakeSource, open_source, read_shards
+from tests.convert.fake_source import ACTION_DIM, FakeSource, open_source, read_shards
 
 OPTIONS = Options("fake", "CE", horizon=4, image_size=64, heldout=0.3)
 LENGTHS = [3, 5, 1, 4]
@@ -51,7 +52,7 @@ def test_shards_card_and_record(tmp_path: Path) -> None:
     source = written(tmp_path / "a.json", notes=["Camera top is base_0_rgb."])
     made = converted(source, tmp_path / "arm")
     assert sorted(files(tmp_path / "arm")) == [
-        "conversion.json", "fake.yaml", *(f"shard-{number:06d}.tar" for number in range(4)),
+        "conversion.json", "fake.yaml", "lowdim.parquet", *(f"shard-{number:06d}.tar" for number in range(4)),
     ]  # fmt: skip
     assert json.loads((tmp_path / "arm" / "conversion.json").read_bytes()) == asdict(made)
     assert (made.samples_in, made.samples, made.dropped, made.shards, made.checked) == (13, 13, {}, 4, 3)
@@ -68,6 +69,24 @@ def test_the_same_bytes_from_any_number_of_workers(tmp_path: Path) -> None:
     source = written(tmp_path / "a.json")
     assert converted(source, tmp_path / "one" / "fake") == converted(source, tmp_path / "two" / "fake", workers=2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_states_and_actions_stand_beside_the_shards(stride: int, tmp_path: Path) -> None:
+    converted(written(tmp_path / "a.json", commands={"1": ["silent"]}), tmp_path / "fake", stride=stride)
+    table = pq.read_table(tmp_path / "fake" / "lowdim.parquet").to_pydict()
+    samples = {sample.key: sample for sample in read_shards(tmp_path / "fake")}
+    assert sorted(table["key"]) == sorted(samples)
+    actions: dict[int, list[float]] = {}
+    for key, episode, state, heldout, steps in zip(
+        table["key"], table["episode"], table["state"], table["heldout"], table["actions"], strict=True
+    ):
+        assert state == list(samples[key].state)  # type: ignore[arg-type]
+        assert heldout == (samples[key].split == "heldout")
+        actions.setdefault(episode, []).extend(steps)
+    for episode, steps in actions.items():
+        wanted = 256 * episode + np.arange(LENGTHS[episode])
+        assert steps == np.repeat(wanted, ACTION_DIM).tolist()
 
 
 def test_samples_are_shuffled_by_their_keys_alone(tmp_path: Path) -> None:
