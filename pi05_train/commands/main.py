@@ -102,6 +102,14 @@ def _add_data(data: argparse.ArgumentParser) -> None:
         "--horizon", type=int, default=50, help="action steps of the model to train (default: %(default)s)"
     )
     stats.set_defaults(verb=_stats)
+    show = verbs.add_parser("inspect", help="one sample as a person wants to see it")
+    show.add_argument("card", help="name of a card in data_mixtures/source, or path of a card file")
+    show.add_argument("--root", required=True, help="folder that the card's relative `shards` starts from")
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("--key", help="the sample's key")
+    which.add_argument("--row", type=int, default=0, help="its row in the index (default: %(default)s)")
+    show.add_argument("--html", metavar="FILE", help="write a page with pictures, boxes, plots and all text instead")
+    show.set_defaults(verb=_show)
     explain = verbs.add_parser("explain", help="the exact samples of a step, from the indexes alone")
     explain.add_argument("--step", type=int, required=True)
     _add_overrides(explain)
@@ -252,6 +260,12 @@ def _stats(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.data import stats
 
     stats(arguments.cards, arguments.root, horizon=arguments.horizon, workers=arguments.workers)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.sample import show
+
+    show(arguments.card, arguments.root, key=arguments.key, row=arguments.row, page=arguments.html)
 
 
 def _explain(arguments: argparse.Namespace) -> None:

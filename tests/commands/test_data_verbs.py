@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from pi05_train.commands.main import main
+from pi05_train.commands.sample import spark, terminal_picture
 from pi05_train.data.index import Index
 from pi05_train.processing.normalisation import read_norm_stats
 from pi05_train.samples.shards import write_shards
@@ -83,3 +88,32 @@ def test_explain_names_the_samples_of_a_step(workspace: Workspace, capsys: pytes
     assert "step 7 of toy, seed 0: 6 samples, found in" in printed
     assert sum("shard-0000" in line for line in printed.splitlines()) == 6
     assert main(["data", "explain", "--step", "-1", *workspace.overrides("pretrain")]) == 2
+
+
+def test_inspect_shows_text_numbers_and_pictures(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    (sample, *_) = synthetic_samples(CARDS["toy_mobile"])
+    assert main(on(workspace, "inspect", "toy_mobile")) == 0
+    printed = capsys.readouterr().out
+    for words in (sample.task, sample.key, "base_0_rgb, 56 × 56", "█", "CC0-1.0"):
+        assert words in printed
+    page = workspace.root / "pages" / "sample.html"
+    assert main([*on(workspace, "inspect", "toy_mobile"), "--key", sample.key, "--html", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert sample.task in page.read_text()
+    assert main([*on(workspace, "inspect", "toy_mobile"), "--row", "1000"]) == 2
+
+
+def test_pictures_become_coloured_characters_on_a_terminal() -> None:
+    (sample, *_) = synthetic_samples(CARDS["toy_web"])
+    console = Console(width=100, force_terminal=True, color_system="truecolor", file=io.StringIO())
+    console.print(terminal_picture("base_0_rgb", sample.images["base_0_rgb"], coloured=True))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().count("▀") == 44 * 22
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"), [([0, 1], "▁█"), ([5, 5, 5], "▁▁▁"), (range(8), "▁▂▃▄▅▆▇█"), ([2, -2], "█▁")]
+)
+def test_a_course_in_one_line(values: Sequence[float], drawn: str) -> None:
+    assert spark(np.array(values, np.float32)) == drawn
+    assert len(spark(np.arange(500, dtype=np.float32))) == 30

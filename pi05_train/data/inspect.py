@@ -1,0 +1,79 @@
+"""One sample of a source with everything that is known about it, found by its row or its key."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pi05_train.data.index import Index
+from pi05_train.data.reader import split_members
+from pi05_train.errors import UserError
+from pi05_train.processing.normalisation import NormStats, read_norm_stats
+from pi05_train.samples.card import SourceCard
+from pi05_train.samples.schema import Sample
+from pi05_train.samples.shards import check_sample, parse_sample
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A sample, where it stands, and what it is to be compared with."""
+
+    sample: Sample
+    card: SourceCard
+    row: int
+    rows: int
+    """Of the whole source."""
+    shard: Path
+    offset: int
+    length: int
+    statistics: dict[str, NormStats]
+    """Of the source, under "state" and "actions"; empty when there is no `norm_stats.json`."""
+    complaint: str
+    """What the card does not allow, or ""."""
+
+
+def inspect(folder: Path, card: SourceCard, *, key: str | None = None, row: int = 0) -> Inspected:
+    """The sample with this key, or else the one at this row of the index (negative: from the end).
+
+    Refuses (UserError) what `Index.open` refuses, a row or key that does not exist, and a damaged sample.
+    """
+    index = Index.open(folder)
+    if key is not None:
+        row = _row_of(folder, key)
+    if not -len(index) <= row < len(index):
+        raise UserError(f"row of {folder}", got=row, expected=f"0 to {len(index) - 1}", do="choose one of them")
+    row %= len(index)
+    record, shard = index.records[row], index.path(row)
+    offset, length = int(record["offset"]), int(record["length"])
+    with shard.open("rb") as file:
+        file.seek(offset)
+        content = file.read(length)
+    if len(content) != length or zlib.crc32(content) != int(record["crc32"]):
+        raise UserError(
+            f"row {row} of {folder}",
+            got=f"changed bytes at byte {offset} of {shard.name}",
+            expected="the bytes that were indexed",
+            do="see what else is damaged with `pi05 data verify`",
+        )
+    sample, complaint = parse_sample(split_members(content)), ""
+    try:
+        check_sample(sample, card)
+    except UserError as error:
+        complaint = str(error)
+    path = folder / "norm_stats.json"
+    statistics = read_norm_stats(path) if path.is_file() else {}
+    return Inspected(sample, card, row, len(index), shard, offset, length, statistics, complaint)
+
+
+def _row_of(folder: Path, key: str) -> int:
+    column = pq.read_table(folder / "index.parquet", columns=["key"], use_threads=False)["key"]
+    row = int(pc.index(column, key).as_py())
+    if row < 0:
+        raise UserError(
+            f"key in {folder}", got=repr(key), expected=f"a key such as {column[0]}", do="correct it, or give a row"
+        )
+    return row
