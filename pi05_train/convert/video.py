@@ -51,10 +51,10 @@ def pictures(path: Path, stamps: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         convert = VideoReformatter()
         wanted = iter(stamps)
         stamp = next(wanted)
-        for frame in _decoded_from(container, stream, stamps[0]):
-            if frame.is_corrupt:
+        for frame, sound in _decoded_from(container, stream, stamps[0]):
+            if not sound:
                 raise VideoError("video damaged")
-            if frame.pts is None or frame.pts > stamp:
+            if frame.pts > stamp:
                 raise VideoError("video skips a picture")
             if frame.pts < stamp:
                 continue
@@ -115,18 +115,42 @@ def _scan(container: Any, stream: Any, start_s: float | None, end_s: float | Non
     return stamps, reaches_back
 
 
-def _decoded_from(container: Any, stream: Any, stamp: int) -> Iterator[Any]:
-    """Decoded pictures in the order they are shown, from one at or before `stamp` on."""
-    container.seek(_seek_point(stamp * float(stream.time_base), float(stream.time_base)), stream=stream)
-    frames = container.decode(stream)
-    first = next(frames, None)
-    if first is None or first.pts is None or first.pts > stamp:  # that key frame is shown too late: from the beginning
-        container.seek(0, stream=stream)
-        frames = container.decode(stream)
-        first = next(frames, None)
+def _decoded_from(container: Any, stream: Any, stamp: int) -> Iterator[tuple[Any, bool]]:
+    """(picture, whether it is sound) in the order they are shown, from the one with this stamp on."""
+    frames: Iterator[tuple[Any, bool]] = iter(())
+    first = None
+    for place in (_seek_point(stamp * float(stream.time_base), float(stream.time_base)), 0):
+        container.seek(place, stream=stream)
+        frames = _decoded(container, stream)
+        first = next((pair for pair in frames if pair[0].pts >= stamp), None)
+        if first is not None and first[0].pts == stamp and first[1]:
+            break  # otherwise that key frame was shown too late, or is none: once more from the file's beginning
     if first is not None:
         yield first
         yield from frames
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, bool]]:
+    """Pictures in the order they are shown, and whether all since the last key frame could be decoded.
+
+    Where groups of pictures are open (H.265 by default) the first ones after a seek refer to pictures before it: they
+    fail, are shown before the key frame, and do no harm.
+    """
+    failed: list[float] = []
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            failed.append(float("inf") if packet.pts is None else packet.pts)
+            continue
+        for frame in frames:
+            if frame.pts is None:
+                raise VideoError("video without time stamps")
+            if frame.is_corrupt:
+                failed.append(frame.pts)
+            elif frame.key_frame:
+                failed = [stamp for stamp in failed if stamp > frame.pts]
+            yield frame, not failed
 
 
 def _seek_point(time_s: float, unit_s: float) -> int:

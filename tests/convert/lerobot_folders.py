@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+import av.error
 import numpy as np
 import pyarrow
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
@@ -25,7 +27,12 @@ SIDE = 64
 GAP_FRAMES = 3
 """Pictures of nobody between the episodes of a v3 video file."""
 NOBODY = 0xFFFF
-CODECS = {"h264": ("libx264", {"g": "12", "bf": "2"}), "av1": ("libsvtav1", {"preset": "12", "g": "8", "crf": "30"})}
+CODECS = {
+    "h264": ("libx264", {"g": "12", "bf": "2"}),
+    "h265": ("libx265", {"g": "15", "x265-params": "log-level=none:open-gop=1:bframes=4:crf=18"}),
+    "av1": ("libsvtav1", {"preset": "12", "g": "8", "crf": "30"}),
+}
+"""In H.265 the groups of pictures are open, as is that encoder's habit."""
 
 
 def paint(number: int) -> NDArray[np.uint8]:
@@ -40,6 +47,14 @@ def painted(picture: bytes | NDArray[np.uint8]) -> int:
     blocks = pixels.reshape(4, 16, 4, 16, 3).mean((1, 3, 4)).ravel()
     assert (np.abs(blocks - 127.5) > 60).all(), blocks
     return int(sum(1 << place for place, value in enumerate(blocks) if value > 127.5))
+
+
+def needs_encoder(codec: str) -> None:
+    """Skips the test where PyAV was built without the codec's encoder."""
+    try:
+        av.codec.Codec(CODECS[codec][0], "w")
+    except av.error.FFmpegError:
+        pytest.skip(f"PyAV has no {CODECS[codec][0]}")
 
 
 def write_video(path: Path, numbers: Sequence[int], fps: int, codec: str) -> None:

@@ -28,7 +28,7 @@ from pi05_train.errors import UserError
 from pi05_train.samples.card import check_card
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample
-from tests.convert.lerobot_folders import Dataset, painted, write_texts, write_video
+from tests.convert.lerobot_folders import Dataset, needs_encoder, painted, write_texts, write_video
 
 SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] / ".." / "shared"))
 REAL = SHARED / "data" / "unitree_g1_lerobot_v21"
@@ -77,9 +77,10 @@ def assert_pictures_are_the_rows(samples: list[Sample], data: Dataset, camera_of
         assert sample.task == data.tasks[sample.episode % len(data.tasks)]
 
 
-@pytest.mark.parametrize("codec", ["h264", "av1"])
+@pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_picture_is_its_row(tmp_path: Path, version: str, codec: str) -> None:
+    needs_encoder(codec)
     cameras = {"observation.images.top": 0, "observation.images.cam_right_wrist": 1000}
     data = Dataset(version, codec=codec, cameras=cameras)
     source = open_source(data.write(tmp_path / "set"), OPTIONS)
@@ -227,6 +228,28 @@ def test_subtasks_hold_until_the_next(tmp_path: Path, kind: str) -> None:
         assert seen == {frame: text for frame, text in enumerate(expected) if text}
         assert dropped == {"no subtask": 6}
         assert all(sample.actions is None for sample in samples)
+
+
+def test_language_rows_in_lerobots_own_type(tmp_path: Path) -> None:
+    """Its rows end with `tool_calls`, a list of Arrow's JSON type, which not every kernel of PyArrow can handle."""
+
+    def with_calls(column: pyarrow.ChunkedArray) -> pyarrow.Array:
+        rows = column.combine_chunks()
+        calls = pyarrow.ExtensionArray.from_storage(
+            pyarrow.json_(), pyarrow.array(['{"name": "say"}'] * len(rows.values))
+        )
+        names = [field.name for field in rows.type.value_type]
+        fields = [rows.values.field(name) for name in names]
+        lists = pyarrow.ListArray.from_arrays(np.arange(len(rows.values) + 1), calls)
+        return pyarrow.ListArray.from_arrays(
+            rows.offsets, pyarrow.StructArray.from_arrays([*fields, lists], [*names, "tool_calls"])
+        )
+
+    root = Dataset("v3.0", extra=LANGUAGE).write(tmp_path / "set")
+    _rewrite(root / TABLE["v3.0"], _column("language_persistent", with_calls))
+    samples, dropped = convert(open_source(root, OPTIONS))
+    assert not dropped
+    assert [s.subtask for s in samples if s.episode == 0] == ["", "", *["reach"] * 3, *["grasp"] * 4]
 
 
 def test_what_a_person_said_is_at_its_frame(tmp_path: Path) -> None:
