@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from pi05_train.config.compose import compose, compose_model, read_config, to_yaml
+from pi05_train.config.schema import Config
 from pi05_train.config.validate import validate
+from pi05_train.data.phases import plan_phases
 from pi05_train.errors import UserError
 from pi05_train.processing.templates import Templates
 from pi05_train.resources import resource
+from pi05_train.samples.mixture_config import GroupEntry, PowerWeight
 
 EXPERIMENTS = sorted(path.stem for path in (resource("conf") / "experiment").glob("*.yaml"))
 STAGES = sorted(path.stem for path in (resource("conf") / "stage").glob("*.yaml"))
@@ -38,18 +41,38 @@ def test_every_card_fits_a_mixture(source: str) -> None:
     assert config.mixture.sources[source].card.name == source
 
 
+def shares(config: Config) -> dict[str, float]:
+    """Of the examples at the first step, whatever the sources' sizes."""
+    rows = {name: 10 + i for i, name in enumerate(config.mixture.sources)}
+    first = plan_phases(config.mixture, rows, global_batch=1, steps=0).phases[0]
+    return {name: first.share(name) for name in rows}
+
+
 def test_the_paper_numbers_are_the_papers() -> None:
     pretrain = compose(["experiment=pi05_pretrain", DATA])
     posttrain = compose(["experiment=pi05_posttrain", DATA])
     assert (pretrain.run.steps, pretrain.stage.objective.alpha, pretrain.stage.objective.expert) == (280_000, 0, False)
     assert (posttrain.run.steps, posttrain.stage.objective.alpha) == (80_000, 10)
     assert posttrain.stage.objective.insulation
-    shares = {name: entry.weight for name, entry in pretrain.mixture.sources.items()}
-    assert shares["paper_mobile"] / sum(shares.values()) == pytest.approx(0.024)
-    high = posttrain.mixture.sources
-    assert high["paper_verbal"].weight / (high["paper_verbal"].weight + high["paper_subtasks"].weight) == pytest.approx(
-        0.11
+    assert shares(pretrain) == pytest.approx(
+        {
+            "paper_mobile": 0.024,
+            "paper_homes": 0.276,
+            "paper_laboratory": 0.40,
+            "paper_subtasks": 0.10,
+            "paper_web": 0.20,
+        }
     )
+    assert shares(posttrain) == pytest.approx(
+        {
+            "paper_mobile": 0.30,
+            "paper_homes": 0.30,
+            "paper_subtasks": 0.178,
+            "paper_verbal": 0.022,  # 11 % of subtasks + verbal
+            "paper_web": 0.20,
+        }
+    )
+    high = posttrain.mixture.sources
     assert "CE" not in {entry.card.kind for entry in high.values()}
 
 
@@ -103,6 +126,23 @@ def test_a_network_is_composed_without_a_run() -> None:
     assert adaptation.lora
     with pytest.raises(UserError, match=r"model\.width: got an unknown key"):
         compose_model(["model.width=3"])
+
+
+def test_weights_groups_and_phases_are_written_as_the_guide_says() -> None:
+    overrides = [
+        "mixture.sources.sim_web.weight={power: 0.43}",
+        "mixture.sources.sim_web.on_exhaust=drop",
+        "mixture.sources.sim_web.max_epochs=3",
+        "mixture.groups.WD={share: 0.1}",
+        "mixture.phases.cooldown={from_step: 400, weights: {sim_aloha: 0, sim_web: {power: 0.5, rows: 1000}}}",
+    ]
+    mixture = compose(["experiment=demo_pretrain", *(f"++{override}" for override in overrides)]).mixture
+    web = mixture.sources["sim_web"]
+    assert (web.weight, web.on_exhaust, web.max_epochs) == (PowerWeight(0.43), "drop", 3.0)
+    assert mixture.groups == {"WD": GroupEntry(share=0.1)}
+    assert mixture.phases["cooldown"].weights == {"sim_aloha": 0.0, "sim_web": PowerWeight(0.5, rows=1000)}
+    back = compose(["experiment=pi05_pretrain", DATA, "mixture.sources.paper_web.weight=0.2"]).mixture
+    assert back.sources["paper_web"].weight == 0.2
 
 
 def test_an_ablation_is_one_override() -> None:

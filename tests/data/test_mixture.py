@@ -11,7 +11,14 @@ from pi05_train.data.index import FAILED, HELDOUT
 from pi05_train.data.mixture import Mixture
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry
+from pi05_train.samples.mixture_config import (
+    FilterConfig,
+    GroupEntry,
+    MixtureConfig,
+    PhaseEntry,
+    PowerWeight,
+    SourceEntry,
+)
 
 World = tuple[Path, dict[str, SourceCard]]
 
@@ -95,6 +102,56 @@ def test_the_fingerprint_follows_what_decides_the_order_and_nothing_else(
         replace(plain, sources=without | {"arm": replace(arm, card=replace(arm.card, name="arm"))}),
     ]
     assert len({reference, *(Mixture.open(config, root).fingerprint for config in others)}) == 5
+
+
+def test_the_fingerprint_of_a_run_holds_the_phases_it_has_begun_and_no_later_ones(synthetic_world: World) -> None:
+    root, plain = synthetic_world[0], config(synthetic_world)
+
+    def at(step: int, **phases: PhaseEntry) -> str:
+        mixture = Mixture.open(replace(plain, phases=phases), root)
+        return mixture.fingerprint_at(step, mixture.schedule(0, 8, 100))
+
+    first, second = PhaseEntry(10, weights={"toy_arm": 9.0}), PhaseEntry(20, weights={"toy_arm": 0.0})
+    none = at(30)
+    assert none == Mixture.open(plain, root).fingerprint
+    assert at(10, a=first) == at(10, b=second) == none
+    assert at(20, a=first, b=second) == at(20, a=first) == at(30, a=first)
+    assert len({none, at(11, a=first), at(21, a=first, b=second), at(21, b=second)}) == 4
+
+
+def test_a_source_that_waits_for_its_phase_is_not_yet_in_the_fingerprint(synthetic_world: World) -> None:
+    root, plain = synthetic_world[0], config(synthetic_world)
+    without = replace(plain, sources=plain.sources | {"toy_arm": replace(plain.sources["toy_arm"], enabled=False)})
+    waiting = {"start": PhaseEntry(0, weights={"toy_arm": 0.0}), "late": PhaseEntry(10, weights={"toy_arm": 1.0})}
+    later = Mixture.open(replace(plain, phases=waiting), root)
+    assert Mixture.open(without, root).fingerprint == later.fingerprint
+    assert later.fingerprint_at(11, later.schedule(0, 8, 100)) != later.fingerprint
+
+
+def test_powers_count_the_rows_that_pass_the_filters(synthetic_world: World) -> None:
+    root, plain = synthetic_world[0], config(synthetic_world, environments=2)
+    powers = {name: replace(entry, weight=PowerWeight(0.43)) for name, entry in plain.sources.items()}
+    opened = Mixture.open(replace(plain, sources=powers), root)
+    expected = np.array(opened.sizes) ** 0.43
+    assert opened.shares == pytest.approx(expected / expected.sum())
+
+
+def test_a_run_draws_what_its_groups_and_phases_ask_for(synthetic_world: World) -> None:
+    root, plain = synthetic_world[0], config(synthetic_world)
+    asked = replace(
+        plain,
+        groups={"MM": GroupEntry(share=0.024), "VI": GroupEntry(share=0.11, of=["HL", "VI"])},
+        phases={"late": PhaseEntry(50, groups={"MM": GroupEntry(share=0.5)})},
+    )
+    opened = Mixture.open(asked, root)
+    schedule = opened.schedule(0, 100, 100)
+    counts = schedule.counts(100)
+    kinds = {opened.cards[name].kind: counts[name] for name in opened.names}
+    assert abs(kinds["MM"] - 5_000 * 0.024 - 5_000 * 0.5) <= 6
+    assert kinds["VI"] / (kinds["VI"] + kinds["HL"]) == pytest.approx(0.11, abs=0.01)
+    for row in opened.describe(schedule.requested(100)):
+        assert abs(counts[str(row["source"])] - 10_000 * float(row["share"])) <= 6
+    assert schedule.epochs(100) == {name: counts[name] / len(opened.rows[name]) for name in opened.names}
 
 
 def test_the_description_has_one_row_per_source(synthetic_world: World) -> None:
