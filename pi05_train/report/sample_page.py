@@ -184,9 +184,9 @@ def _state(inspected: Inspected) -> Html | None:
 def _bar(place: float) -> Html:
     """A mark between two ends, red where it lies outside them."""
     colour = FLOW if 0 <= place <= 1 else "#b3461f"
-    x = 4 + 152 * min(max(place, 0.0), 1.0)
+    x = 8 + 144 * min(max(place, 0.0), 1.0)
     return Html(
-        '<svg width="160" height="14" aria-hidden="true"><line x1="4" x2="156" y1="7" y2="7" stroke="#dfe4ea" '
+        '<svg width="160" height="14" aria-hidden="true"><line x1="8" x2="152" y1="7" y2="7" stroke="#dfe4ea" '
         f'stroke-width="4"/><circle cx="{x:.1f}" cy="7" r="5" fill="{colour}"/></svg>'
     )
 
