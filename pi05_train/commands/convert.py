@@ -27,7 +27,10 @@ def convert_source(format_name: str, path: str, folder: str, options: Options, *
     statistics = write_statistics(target, card, options.horizon) if card.has_actions else None
     console = Console(soft_wrap=True, highlight=False)
     console.print(_table(conversion, folder))
-    for note in conversion.notes:
+    nothing = (
+        [] if conversion.heldout else ["Nothing is held out: this source cannot be evaluated on held-out samples."]
+    )
+    for note in (*conversion.notes, *nothing):
         console.print(f"note: {note}", markup=False)
     console.print(_next_steps(card_path, statistics), markup=False)
 

@@ -81,6 +81,8 @@ def convert(
     other options, a source that gives no sample, and samples that read back differently.
     """
     check_options(options)
+    if workers < 1:
+        raise UserError("conversion, workers", got=workers, expected="at least 1", do="correct it")
     report = report or _silent
     job = Job(open_source, path.resolve(), options, folder / WORKING)
     wanted: dict[str, Any] = {
@@ -131,6 +133,13 @@ def _finished(folder: Path, wanted: dict[str, Any]) -> Conversion | None:
         return None
     conversion = Conversion(**json.loads((folder / RECORD).read_bytes()))
     _require_same(folder, {name: getattr(conversion, name) for name in wanted}, wanted)
+    if (shards := len(list(folder.glob("shard-*.tar")))) != conversion.shards:
+        raise UserError(
+            f"folder {folder}",
+            got=f"{shards} shards",
+            expected=f"the {conversion.shards} that were converted",
+            do="restore them, or remove the folder and convert again",
+        )
     shutil.rmtree(folder / WORKING, ignore_errors=True)
     return conversion
 

@@ -73,7 +73,13 @@ def convert_unit(job: Job, unit: Unit) -> UnitCounts:
     opened = _OPENED.get("source")
     if opened is None or opened[0] != job:
         _OPENED["source"] = opened = (job, job.open())
-    return _write(job, unit, opened[1])
+    try:
+        return _write(job, unit, opened[1])
+    except UserError:
+        raise
+    except Exception as error:
+        error.add_note(f"while converting {unit.name} of {job.path}")
+        raise
 
 
 def finished_counts(job: Job, unit: Unit) -> UnitCounts | None:
@@ -150,8 +156,8 @@ def written_whole(path: Path) -> Iterator[BufferedWriter]:
 
 
 def prepare_worker() -> None:
-    """In a worker process: end on Ctrl-C without a traceback, and with the main process, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In a worker process: leave Ctrl-C to the main process, and end with that one, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class FakeSource:
         for command in content.get("commands", {}).get(str(unit.number), []):
             if command == "refuse":
                 raise UserError(unit.name, got="a cut file", expected="a whole one", do="fetch it again")
+            if command == "die":
+                os._exit(9)
             if command == "same number":
                 unit = Unit(0, unit.name)
         yield from anchor_samples(

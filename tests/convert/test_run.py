@@ -265,6 +265,22 @@ def test_a_refusing_unit_keeps_the_finished_ones(workers: int, tmp_path: Path) -
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+def test_a_worker_that_is_killed(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.json", commands={"3": ["die"]})
+    with pytest.raises(UserError, match="got a worker process that was killed"):
+        converted(source, tmp_path / "fake", workers=2)
+    assert not list(tmp_path.glob("fake/*.tar"))
+    converted(written(source), tmp_path / "fake")
+
+
+def test_shards_lost_after_the_conversion(tmp_path: Path) -> None:
+    source = written(tmp_path / "a.json")
+    converted(source, tmp_path / "fake")
+    (tmp_path / "fake" / "shard-000001.tar").unlink()
+    with pytest.raises(UserError, match="got 3 shards, expected the 4 that were converted"):
+        converted(source, tmp_path / "fake")
+
+
 def test_a_folder_with_something_else_in_it(tmp_path: Path) -> None:
     source = written(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"got a.json in it, expected an empty or new one"):
@@ -305,7 +321,7 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("name", "a/b"), ("name", ""), ("kind", "XX"), ("horizon", 0), ("image_size", 8), ("jpeg_quality", 101),
-     ("stride", 0), ("heldout", 1.0)],
+     ("stride", 0), ("heldout", 1.0), ("workers", 0)],
 )  # fmt: skip
 def test_options_that_make_no_sense(name: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"conversion, {name}: got"):
