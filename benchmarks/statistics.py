@@ -2,7 +2,7 @@
 
 The source is made up: 14 joints, chunks of 64 steps of which 50 count, three pictures of random bytes per frame.
 
-Run: uv run python -m benchmarks.statistics [--frames 20000] [--picture-bytes 8000]
+Run: uv run python -m benchmarks.statistics [--frames 400000] [--picture-bytes 500]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pi05_train.data import sketch
 from pi05_train.data.index import Index, build_index
 from pi05_train.data.lowdim import read_blocks
 from pi05_train.data.statistics import tally_source
@@ -49,8 +50,8 @@ def samples(frames: int, picture_bytes: int) -> Iterator[Sample]:
 def main() -> None:
     """Print the settings and the rates, of everything and of the reading alone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=20_000)
-    parser.add_argument("--picture-bytes", type=int, default=8_000)
+    parser.add_argument("--frames", type=int, default=400_000)
+    parser.add_argument("--picture-bytes", type=int, default=500)
     options = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, numpy {np.__version__}, "
@@ -70,14 +71,19 @@ def main() -> None:
         read = sum(len(block.rows) for block in read_blocks(index, np.arange(len(index))))
         print(f"reading the numbers alone: {read / (time.perf_counter() - start):.0f} frames/s")
         for workers in (1, 2):
-            start = time.perf_counter()
-            tally = tally_source(folder, CARD, HORIZON, workers=workers)
-            seconds = time.perf_counter() - start
-            rate = tally.samples / seconds
-            print(
-                f"statistics, {workers} process{'es' if workers > 1 else ''}: {rate:.0f} frames/s in {seconds:.1f} s; "
-                f"{MANY / 1e6:.0f} M frames: {MANY / rate / 60:.1f} min"
-            )
+            measure(folder, f"{workers} process{'es' if workers > 1 else ''}", workers)
+        sketch.EXACT = 0
+        measure(folder, "1 process, every number in a bin as in a large source", 1)
+
+
+def measure(folder: Path, what: str, workers: int) -> None:
+    """Print the rate of the whole pass."""
+    start = time.perf_counter()
+    tally = tally_source(folder, CARD, HORIZON, workers=workers)
+    seconds = time.perf_counter() - start
+    rate = tally.samples / seconds
+    minutes = MANY / rate / 60
+    print(f"statistics, {what}: {rate:.0f} frames/s in {seconds:.1f} s; {MANY / 1e6:.0f} M frames: {minutes:.1f} min")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Finding:
     dim: int | None
     """Counted from 0; None where the whole vector is meant."""
     kind: str
-    """range, constant gripper, outliers, units, offset, not finite, padding or idle: to count by."""
+    """range, constant gripper, outliers, units, offset, not finite, missing, padding or idle."""
     what: str
 
     def __str__(self) -> str:
@@ -63,6 +63,9 @@ def health(card: SourceCard, tally: Tally) -> Health:
         *_units(card, tally),
         *_offsets(card, tally),
     ]
+    if card.has_actions and tally.without_numbers:
+        what = f"{tally.without_numbers} samples have neither state nor actions; see `pi05 data verify`"
+        findings.append(Finding(card.name, "samples", None, "missing", what))
     if padded > LARGE_SHARE:
         what = f"{padded:.0%} of the action steps lie past their episode's end; is the horizon right for this source?"
         findings.append(Finding(card.name, "actions", None, "padding", what))

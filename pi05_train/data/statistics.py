@@ -36,6 +36,8 @@ class Tally:
 
     samples: int = 0
     """With numbers."""
+    without_numbers: int = 0
+    """Samples that have neither state nor actions."""
     steps: int = 0
     """Action steps within the horizon, valid or not."""
     valid_steps: int = 0
@@ -50,7 +52,8 @@ class Tally:
     """NaN and Inf under "state" and "actions", per dimension; samples that hold any are counted here alone."""
 
     def add(self, block: Block, card: SourceCard, horizon: int) -> None:
-        """Take in a block of samples."""
+        """Take in a block of samples; refuses (UserError) vectors of other lengths than the card's."""
+        _check(block, card)
         state_NS, actions_NHA = block.arrays.get("state"), block.arrays.get("actions")
         good_N = np.ones(len(block.rows), bool)
         for name, x in (("state", state_NS), ("actions", actions_NHA)):
@@ -91,7 +94,7 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Take in what another pass found."""
-        for name in ("samples", "steps", "valid_steps", "chunks", "idle_chunks"):
+        for name in ("samples", "without_numbers", "steps", "valid_steps", "chunks", "idle_chunks"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, sketch in other.vectors.items():
             self._sketch(name, sketch.dims).merge(sketch)
@@ -153,6 +156,7 @@ def _tally_rows(index: Index, card: SourceCard, horizon: int, rows: NDArray[np.i
     tally = Tally()
     for block in read_blocks(index, rows):
         tally.add(block, card, horizon)
+    tally.without_numbers = len(rows) - tally.samples
     return tally
 
 
@@ -201,6 +205,19 @@ def embodiments(cards: list[SourceCard]) -> dict[str, list[SourceCard]]:
         name = "_".join("".join(letter for letter in word if letter.isalnum()) for word in words).lower()
         named[name if name not in named else f"{name}_{len(named)}"] = group
     return named
+
+
+def _check(block: Block, card: SourceCard) -> None:
+    wanted = {"state": card.state_dim, "actions": card.action_dim}
+    for name, dims in wanted.items():
+        array = block.arrays.get(name)
+        if (array is None and card.has_actions) or (array is not None and array.shape[-1] != dims):
+            raise UserError(
+                f"{name} of source {card.name}, index row {block.rows[0]}",
+                got="none" if array is None else f"{array.shape[-1]} dimensions",
+                expected=f"the card's {dims}",
+                do="correct the card or convert the source again",
+            )
 
 
 def _finite(tally: Tally, where: str) -> Tally:

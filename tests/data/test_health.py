@@ -87,6 +87,13 @@ def test_a_state_in_other_units_than_the_actions_is_found() -> None:
     assert ("actions", 1, "offset") in kinds
 
 
+def test_samples_without_numbers_are_not_lost_in_silence() -> None:
+    tally = Tally(without_numbers=3)
+    tally.add(Block(np.arange(SAMPLES), dict(arrays())), JOINT, STEPS)
+    (finding,) = health(JOINT, tally).findings
+    assert str(finding).startswith("arm, samples: 3 samples have neither")
+
+
 def test_chunks_that_stand_still_are_counted() -> None:
     def change(numbers: Arrays) -> None:
         numbers["actions"][: SAMPLES // 4] = numbers["actions"][: SAMPLES // 4, :1]

@@ -162,3 +162,12 @@ def test_sources_share_statistics_when_their_numbers_mean_the_same() -> None:
         "toy_arm_end_effector": ["toy_arm", "twin"],
         "toy_arm_end_effector_1": ["other"],
     }
+
+
+@pytest.mark.parametrize(("change", "named"), [({"state_dim": 5}, "state"), ({"action_dim": 3}, "actions")])
+def test_numbers_that_are_not_what_the_card_declares_are_refused(
+    synthetic_world: World, change: dict[str, int], named: str
+) -> None:
+    root, cards = synthetic_world
+    with pytest.raises(UserError, match=f"{named} of source toy_arm.*got 4 dimensions, expected the card's"):
+        tally_source(root / "toy_arm", replace(cards["toy_arm"], **change), 10)
