@@ -28,6 +28,8 @@ _VIDEO_PATHS = {
     2: "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
     3: "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
 }
+_PLACES = ("/chunk_index", "/file_index", "/from_timestamp", "/to_timestamp")
+"""How the columns of `meta/episodes` end that say where things lie."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def _episode_columns(root: Path, where: str) -> dict[str, NDArray[Any]]:
             names = parquet.read_schema(path).names
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             refuse_table(place, error)
-        kept = [name for name in names if name in ("episode_index", "length") or name.startswith(("data/", "videos/"))]
+        kept = [name for name in names if name in ("episode_index", "length") or _says_where(name)]
         if not {"episode_index", "length"} <= set(kept):
             raise UserError(place, got=names[:8], expected="episode_index and length", do="fetch it again")
         tables.append(read_table(path, place, columns=kept))
@@ -230,7 +232,17 @@ def _episode_columns(root: Path, where: str) -> dict[str, NDArray[Any]]:
     nulls = [name for name in joined.column_names if joined[name].null_count]
     if nulls:
         raise UserError(f"{where}, meta/episodes", got=f"empty fields in {nulls}", expected="none", do="fetch it again")
-    return {name: np.asarray(joined[name].to_numpy()) for name in joined.column_names}
+    columns = {name: np.asarray(joined[name].to_numpy()) for name in joined.column_names}
+    for name, values in columns.items():
+        if values.dtype.kind not in ("iuf" if name.endswith("_timestamp") else "iu"):
+            raise UserError(
+                f"{where}, meta/episodes, {name}", got=values.dtype, expected="numbers", do="fetch it again"
+            )
+    return columns
+
+
+def _says_where(column: str) -> bool:
+    return column.startswith(("data/", "videos/")) and column.endswith(_PLACES)
 
 
 def _texts(root: Path, plural: str, singular: str, where: str, *, optional: bool = False) -> dict[int, str]:
@@ -241,7 +253,8 @@ def _texts(root: Path, plural: str, singular: str, where: str, *, optional: bool
         place = f"{where}, meta/{plural}.parquet"
         table = read_table(table_path, place)
         texts = [name for name in table.column_names if name != number and _is_text(table.schema.field(name).type)]
-        if number not in table.column_names or len(texts) != 1:
+        numbers = [name for name in table.column_names if name == number and _is_whole(table.schema.field(name).type)]
+        if not numbers or len(texts) != 1:
             raise UserError(
                 place, got=table.column_names, expected=f"{number} and the text as index", do="fetch it again"
             )
@@ -261,6 +274,10 @@ def _texts(root: Path, plural: str, singular: str, where: str, *, optional: bool
 
 def _is_text(kind: pyarrow.DataType) -> bool:
     return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def _is_whole(kind: pyarrow.DataType) -> bool:
+    return bool(pyarrow.types.is_integer(kind))
 
 
 def _json_lines(path: Path, where: str) -> list[dict[str, Any]]:

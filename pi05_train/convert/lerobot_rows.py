@@ -104,7 +104,7 @@ def read_rows(root: Path, episode: int, description: Description, rate_hz: float
         raise EpisodeError("frames are not numbered 0, 1, 2, ...")
     times_T = _vector(table, "timestamp")
     _check_times(times_T, rate_hz)
-    task_index = _vector(table, "task_index").astype(np.int64)
+    task_index = _whole_numbers(table, "task_index")
     success = [bool(value) for name in _SUCCESS if name in table.column_names for value in _vector(table, name)]
     return Rows(
         times_T=times_T,
@@ -125,19 +125,24 @@ def stored_pictures(root: Path, episode: int, description: Description, feature:
     try:
         expected = 0
         for batch in _scanner(root, episode, description, ["frame_index", feature], _PICTURES_AT_ONCE).to_batches():
+            if not pyarrow.types.is_struct(batch.schema.field(feature).type):
+                raise EpisodeError("pictures have another form")
             for frame, row in zip(batch["frame_index"].to_pylist(), batch[feature], strict=True):
                 if frame != expected:
                     raise EpisodeError("rows are not in the order of their frames")
                 stored = row.as_py() or {}
-                yield stored.get("bytes") or _beside(root, episode, feature, frame, stored.get("path"))
+                content, path = stored.get("bytes"), stored.get("path")
+                yield (
+                    content if isinstance(content, bytes) and content else _beside(root, episode, feature, frame, path)
+                )
                 expected += 1
     except (pyarrow.ArrowException, OSError) as error:
         raise EpisodeError("table unreadable") from error
 
 
-def _beside(root: Path, episode: int, feature: str, frame: int, path: str | None) -> bytes:
+def _beside(root: Path, episode: int, feature: str, frame: int, path: object) -> bytes:
     folder = root / "images" / feature
-    places = [root / path] if path else []
+    places = [root / path] if isinstance(path, str) else []
     places += [
         folder / f"episode_{episode:06d}" / f"frame_{frame:06d}.png",
         folder / f"episode-{episode:06d}" / f"frame-{frame:06d}.png",
@@ -153,7 +158,8 @@ def _table(root: Path, episode: int, description: Description, columns: Sequence
         raise EpisodeError("table unreadable") from error
     if any(name in NUMBERING and name not in table.column_names for name in columns):
         raise EpisodeError("columns are missing")
-    return table.sort_by("frame_index")
+    frames = _whole_numbers(table, "frame_index")
+    return table if (np.diff(frames) >= 0).all() else table.take(np.argsort(frames, kind="stable"))
 
 
 def _scanner(
@@ -163,15 +169,13 @@ def _scanner(
     path = root / description.data_file(episode)
     try:
         data = tables.dataset(path, format="parquet")
+        kept = [name for name in columns if name and name in data.schema.names]
+        chosen = tables.field("episode_index") == episode
+        return data.scanner(columns=kept, filter=chosen, batch_size=batch_size, batch_readahead=1, use_threads=False)
     except (FileNotFoundError, PermissionError) as error:
         raise UserError(f"table {path}", got=error.strerror, expected="a file to read", do="fetch it again") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise EpisodeError("table unreadable") from error
-    if "episode_index" not in data.schema.names:
-        raise EpisodeError("columns are missing")
-    kept = [name for name in columns if name and name in data.schema.names]
-    chosen = tables.field("episode_index") == episode
-    return data.scanner(columns=kept, filter=chosen, batch_size=batch_size, batch_readahead=1, use_threads=False)
 
 
 def _check_times(times_T: NDArray[np.float64], rate_hz: float) -> None:
@@ -189,7 +193,16 @@ def _vector(table: pyarrow.Table, name: str) -> NDArray[Any]:
     if len(column) != table.num_rows or column.null_count:
         raise EpisodeError(f"numbers are missing in {name}")
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "fiub":
+        raise EpisodeError(f"{name} holds no numbers")
     return values.astype(np.float64) if values.dtype.kind == "f" else values
+
+
+def _whole_numbers(table: pyarrow.Table, name: str) -> NDArray[Any]:
+    values = _vector(table, name)
+    if values.dtype.kind not in "iu":
+        raise EpisodeError(f"{name} holds no whole numbers")
+    return values
 
 
 def _matrix(table: pyarrow.Table, name: str) -> NDArray[np.float32]:
@@ -220,14 +233,16 @@ def _fixed(kind: pyarrow.DataType) -> bool:
 def _subtasks(table: pyarrow.Table, times_T: NDArray[np.float64], description: Description) -> list[str]:
     """Per frame the subtask that began last; rows of `language_persistent` stand on every frame of the episode."""
     if "language_persistent" in table.column_names:
-        rows = [row for row in table["language_persistent"][0].as_py() or [] if row["style"] == "subtask"]
-        begun = sorted((float(row["timestamp"]), row["content"]) for row in rows if row["content"])
+        _check_language(table, "language_persistent", {"style", "content", "timestamp"})
+        rows = [row for row in table["language_persistent"][0].as_py() or [] if row and row["style"] == "subtask"]
+        rows = [row for row in rows if row["content"] and row["timestamp"] is not None]
+        begun = sorted((float(row["timestamp"]), str(row["content"])) for row in rows)
         starts = np.array([start for start, _ in begun])
         last = np.searchsorted(starts, times_T + _STAMP_TOLERANCE_S, side="right")
         if begun:
             return [begun[index - 1][1] if index else "" for index in last]
     if "subtask_index" in table.column_names and description.subtasks:
-        return [description.subtasks.get(int(index), "") for index in _vector(table, "subtask_index")]
+        return [description.subtasks.get(int(index), "") for index in _whole_numbers(table, "subtask_index")]
     return []
 
 
@@ -235,8 +250,18 @@ def _utterances(table: pyarrow.Table) -> list[str]:
     """What a person says at exactly this frame: rows of style interjection with the role user."""
     if "language_events" not in table.column_names:
         return []
+    _check_language(table, "language_events", {"style", "content", "role"})
     said = []
     for rows in table["language_events"].to_pylist():
-        texts = [row["content"] for row in rows or [] if row["style"] == "interjection" and row["role"] == "user"]
-        said.append(next((text for text in texts if text), ""))
+        spoken = [row for row in rows or [] if row and row["style"] == "interjection" and row["role"] == "user"]
+        said.append(next((str(row["content"]) for row in spoken if row["content"]), ""))
     return said
+
+
+def _check_language(table: pyarrow.Table, name: str, fields: set[str]) -> None:
+    kind = table.schema.field(name).type
+    inner = kind.value_type if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) else kind
+    if pyarrow.types.is_null(inner):  # a file in which nothing is annotated
+        return
+    if inner is kind or not pyarrow.types.is_struct(inner) or not fields <= {field.name for field in inner}:
+        raise EpisodeError(f"rows of {name} have another form")
