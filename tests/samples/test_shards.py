@@ -84,6 +84,17 @@ def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.parametrize("card", CARDS.values(), ids=CARDS)
+def test_the_bytes_are_those_of_the_librarys_own_writer(card: SourceCard, tmp_path: Path) -> None:
+    samples = synthetic_samples(card, episodes=2)
+    with webdataset.TarWriter(str(tmp_path / "theirs.tar"), encoder=False, mtime=0) as writer:
+        for sample in samples:
+            for extension, content in sample_members(sample).items():
+                writer.write({"__key__": sample.key, extension: content})
+    (ours,) = write_shards(tmp_path / "ours", samples)
+    assert ours.read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
 def test_a_failing_converter_leaves_no_shards_behind(tmp_path: Path) -> None:
     bad = replace(sample_of(ARM), key="00000009_000000", actions=np.full((12, 4), np.nan, np.float32))
     with pytest.raises(UserError, match=r"00000009_000000.*NaN or Inf"):
