@@ -70,9 +70,9 @@ def train(config: Config) -> Path:
     data = {name: mixture.indexes[name].fingerprint for name in mixture.names} | fingerprints(config, statistics)
     with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
         save_statistics(folder.path, statistics)
-        (folder.path / "mixture.json").write_text(
-            json.dumps(mixture.describe(schedule.requested(steps)), indent=1) + "\n"
-        )
+        epochs = schedule.epochs(steps)
+        sources = [row | {"epochs": epochs[str(row["source"])]} for row in mixture.describe(schedule.requested(steps))]
+        (folder.path / "mixture.json").write_text(json.dumps(sources, indent=1) + "\n")
         trackers = make_trackers(config.logger, folder.path, asdict(config))
         try:
             fit(engine, batches, plan, folder, trackers)

@@ -104,7 +104,11 @@ def load(run: Path, step: int, engine_state: dict[str, Any]) -> dict[str, Any]:
 def check_data_state(folder: Path, saved: dict[str, Any], now: DataState) -> None:
     """Refuse to resume on other data: `saved` is the DataState in a checkpoint, as a dict."""
     for key, cure in (
-        ("fingerprint", "restore the mixture and its shards, or start a new run folder with run.start_from"),
+        (
+            "fingerprint",
+            "restore the mixture and its shards, or let changes begin at a later step (mixture.phases) or in a new "
+            "run folder with run.start_from",
+        ),
         ("seed", "set run.seed back"),
         ("global_batch_samples", "set data.global_batch_samples back"),
         ("step", "do not rename checkpoint folders"),
