@@ -120,15 +120,8 @@ def open_source(path: Path, options: Options) -> LeRobotSource:
     mode, certain = control_mode(features.get(action, {}).get("names"), overrides)
     if options.kind in ACTION_KINDS and not certain:
         notes.append(f'Control mode "{mode}" is a guess: the dimensions of {action} have no telling names.')
-    notes += [f"Camera {short_name(key)} is {name}." for key, name in cameras.items()]
-    left_out = [name for name, ours in overrides.items() if ours == "none"]
-    notes += [f"Camera {name} is left out, as asked for." for name in left_out]
-    notes += [f"Depth map {short_name(name)} is left out." for name in depth_features(features)]
-    if "language_persistent" in features or "language_events" in features:
-        notes.append("Of the language columns, subtasks and what a person said are taken; other styles are left out.")
     licence = _licence(path)
-    if not licence:
-        notes.append("The dataset names no licence.")
+    notes += _notes(description, cameras, overrides, licence)
     return LeRobotSource(
         root=path,
         options=options,
@@ -139,6 +132,21 @@ def open_source(path: Path, options: Options) -> LeRobotSource:
         units=[Unit(number, f"episode {number}") for number in present],
         notes=notes,
     )
+
+
+def _notes(
+    description: Description, cameras: Mapping[str, str], overrides: Mapping[str, str], licence: str
+) -> list[str]:
+    """What a person should know about what was taken and what was not."""
+    features = description.features
+    notes = [f"Camera {short_name(key)} is {name}." for key, name in cameras.items()]
+    notes += [f"Camera {name} is left out, as asked for." for name, ours in overrides.items() if ours == "none"]
+    notes += [f"Depth map {short_name(name)} is left out." for name in depth_features(features)]
+    if "language_persistent" in features or "language_events" in features:
+        notes.append("Of the language columns, subtasks and what a person said are taken; other styles are left out.")
+    if not licence:
+        notes.append("The dataset names no licence.")
+    return notes
 
 
 def _card(

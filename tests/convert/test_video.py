@@ -76,6 +76,27 @@ def test_a_damaged_stream_never_gives_other_pictures(video: Path, tmp_path: Path
         list(pictures(damaged, stamps))
 
 
+def test_damage_that_h264_decoders_conceal(tmp_path: Path) -> None:
+    """Single bytes changed: by default 4 files in 10 would show another picture under a time stamp, without a word."""
+    whole = tmp_path / "whole.mp4"
+    write_video(whole, range(60), FPS, "h264")
+    content = whole.read_bytes()
+    begin, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    stamps, _ = frame_stamps(whole)
+    seen = {"whole": 0, "told": 0}
+    damaged = tmp_path / "damaged.mp4"
+    for place in range(begin + 700, end - 20, (end - begin - 700) // 40):  # behind the encoder's settings
+        damaged.write_bytes(content[:place] + bytes([content[place] ^ 0x5A]) + content[place + 1 :])
+        try:
+            shown = [painted(picture) for picture in pictures(damaged, stamps)]
+        except VideoError:
+            seen["told"] += 1
+        else:
+            seen["whole"] += 1
+            assert shown == list(range(60))
+    assert seen["told"] > 10
+
+
 def test_an_absent_file_ends_the_conversion(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent.mp4: got No such file.*fetch it again"):
         frame_stamps(tmp_path / "absent.mp4")
