@@ -43,6 +43,8 @@ COLUMNS = ("key", "environment_id", "task")
 BLOCK = 512
 """Bytes of a tar header; members are padded to whole blocks."""
 _END_OF_ARCHIVE = bytes(2 * BLOCK)
+_ROWS_READ_TOGETHER = 2**16
+"""Strings of that many rows are read to look up one: few enough to take a millisecond, and a footer that stays small."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ def _write(folder: Path, paths: list[Path], records: NDArray[np.void], columns: 
 
     with put("index.npy").open("wb") as file:
         np.save(file, records)
-    pq.write_table(pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}),
-                   put("index.parquet"))  # fmt: skip
+    strings_table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+    pq.write_table(strings_table, put("index.parquet"), row_group_size=_ROWS_READ_TOGETHER)
     strings = hashlib.sha256()
     for column in columns.values():
         for text in column:
