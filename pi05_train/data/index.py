@@ -44,7 +44,7 @@ BLOCK = 512
 """Bytes of a tar header; members are padded to whole blocks."""
 _END_OF_ARCHIVE = bytes(2 * BLOCK)
 _ROWS_READ_TOGETHER = 2**16
-"""Strings of that many rows are read to look up one: few enough to take a millisecond, and a footer that stays small."""
+"""Strings of that many rows are read to look up one: few enough to take a millisecond, the footer stays small."""
 
 
 @dataclass(frozen=True)
