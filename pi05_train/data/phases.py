@@ -63,7 +63,7 @@ def plan_phases(config: MixtureConfig, rows: Mapping[str, int], *, global_batch:
             if stopping := [name for name in gone if config.sources[name].on_exhaust == "stop"]:
                 return PhasePlan(tuple(phases), end, f"source {stopping[0]} is exhausted")
             mix.gone += gone
-            label = f"without {', '.join(mix.gone)}"
+            label = f"without {', '.join(gone)}"
         start = end
 
 

@@ -65,11 +65,11 @@ class Schedule:
         weights: Sequence[float],
         global_batch: int,
         *,
-        phases: Sequence[Phase] = (),
+        phases: Sequence[Phase] | None = None,
         end_step: int | None = None,
         end_reason: str = "",
     ) -> None:
-        """`weights` hold from step 0 until the first of `phases`, which ascend; a weight may be 0 if a phase raises it.
+        """`weights` hold from step 0 until the first of `phases`, which ascend; where they are given a weight may be 0.
 
         From `end_step` on there is nothing to draw.
         """
@@ -78,8 +78,7 @@ class Schedule:
         for name, size, weight in zip(names, sizes, weights, strict=True):
             if size < 1:
                 raise UserError(f"source {name}, rows", got=size, expected="at least 1", do="disable the source")
-            later = any(phase.weights.get(name, 0) > 0 for phase in phases)
-            if not (math.isfinite(weight) and (weight > 0 or (weight == 0 and later))):
+            if not (math.isfinite(weight) and (weight > 0 or (weight == 0 and phases is not None))):
                 raise UserError(
                     f"source {name}, weight", got=weight, expected="a positive number", do="or disable the source"
                 )
@@ -90,7 +89,7 @@ class Schedule:
         self.end_step = end_step
         self.end_reason = end_reason
         first = {name: weight for name, weight in zip(names, weights, strict=True) if weight > 0}
-        self.phases = (Phase("", 0, first), *phases)
+        self.phases = (Phase("", 0, first), *(phases or ()))
         self._sizes = dict(zip(names, sizes, strict=True))
         self._names_S = tuple(names)
         self._spans = _spans(self.phases, names, global_batch)
