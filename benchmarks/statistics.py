@@ -2,7 +2,7 @@
 
 The source is made up: 14 joints, chunks of 64 steps of which 50 count, three pictures of random bytes per frame.
 
-Run: uv run python -m benchmarks.statistics [--frames 400000] [--picture-bytes 500]
+Run: uv run python -m benchmarks.statistics [--frames 120000] [--picture-bytes 500]
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def samples(frames: int, picture_bytes: int) -> Iterator[Sample]:
 def main() -> None:
     """Print the settings and the rates, of everything and of the reading alone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=400_000)
+    parser.add_argument("--frames", type=int, default=120_000)
     parser.add_argument("--picture-bytes", type=int, default=500)
     options = parser.parse_args()
     print(
