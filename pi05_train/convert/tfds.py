@@ -2,8 +2,7 @@
 
 `features.json` is a tree; here it becomes flat names joined by "/", as in the records. TFDS stores integers and
 booleans as int64 lists, every float (float64 too) as float32 lists, and strings, encoded pictures and compressed
-tensors as byte strings. A sequence puts its elements one behind the other; a sequence within a sequence becomes
-`ragged_flat_values` and `ragged_row_lengths_<i>`.
+tensors as byte strings. A sequence puts its elements one behind the other.
 Sources: tensorflow_datasets/core/{example_serializer,example_parser,features/*}.py, core/utils/shard_utils.py.
 """
 
@@ -128,20 +127,6 @@ def decode(value: Value, feature: Feature, elements: int, name: str) -> NDArray[
     if isinstance(value, list) or value.dtype != expected or value.size != math.prod(shape):
         raise ValueError(f"{name} holds {_describe(value)} instead of {math.prod(shape)} {np.dtype(expected)}")
     return value.reshape(shape).astype(dtype)
-
-
-def decode_ragged(record: Mapping[str, Value], feature: Feature, name: str) -> list[Any]:
-    """A feature within two or more sequences: nested lists of arrays [length, *shape], outermost first."""
-    flat = record.get(f"{name}/ragged_flat_values", [])
-    rows = decode(flat, feature, len(flat) // math.prod(feature.shape), name)
-    level: list[Any] = [rows[i] for i in range(len(rows))]
-    for depth in reversed(range(feature.sequences - 1)):
-        lengths = record.get(f"{name}/ragged_row_lengths_{depth}", [])
-        ends = np.cumsum(np.asarray(lengths, np.int64))
-        if (ends[-1] if len(ends) else 0) != len(level):
-            raise ValueError(f"{name} holds {len(level)} values in rows of {ends[-1] if len(ends) else 0}")
-        level = [level[end - length : end] for end, length in zip(ends, np.asarray(lengths), strict=True)]
-    return level
 
 
 def _unpacked(item: bytes, feature: Feature, name: str) -> bytes:

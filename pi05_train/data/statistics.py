@@ -14,7 +14,6 @@ from pi05_train.data.index import Index
 from pi05_train.data.lowdim import Block, read_blocks
 from pi05_train.data.mixture import filter_rows
 from pi05_train.data.parallel import in_order
-from pi05_train.data.reader import Reader
 from pi05_train.data.sketch import Sketch
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import RANGE_FLOOR, NormStats, to_delta, write_norm_stats
@@ -158,17 +157,6 @@ def _tally_rows(index: Index, card: SourceCard, horizon: int, rows: NDArray[np.i
         tally.add(block, card, horizon)
     tally.without_numbers = len(rows) - tally.samples
     return tally
-
-
-def source_statistics(reader: Reader, source: str, horizon: int) -> dict[str, NormStats]:
-    """Statistics under "state" (over anchor frames) and "actions", in physical units, over the source's rows.
-
-    Actions are every valid element of the first `horizon` steps, after the card's `delta_mask` made them relative to
-    the anchor's state: what the network will be asked for. Either key is absent when the source has no such numbers.
-    """
-    mixture = reader.mixture
-    tally = _tally_rows(mixture.indexes[source], mixture.cards[source], horizon, mixture.rows[source])
-    return _finite(tally, f"source {source}").norm_stats()
 
 
 def norm_stats(x_ND: NDArray[np.floating[Any]]) -> NormStats:

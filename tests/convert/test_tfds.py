@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pi05_train.convert.tfds import Feature, decode, decode_ragged, read_features, read_info, read_split
+from pi05_train.convert.tfds import Feature, decode, read_features, read_info, read_split
 from pi05_train.convert.tfrecord import parse_example
 from pi05_train.errors import UserError
 from tests.convert.rlds_folders import BOOL, TEXT, dataset, example, image, tensor, tree, write_folder
@@ -73,19 +73,6 @@ def test_encoded_tensors_come_back(encoding: str) -> None:
     values = np.arange(6, dtype=np.float64).reshape(2, 3)
     rows = [row.tobytes() if encoding == "bytes" else zlib.compress(row.tobytes()) for row in values]
     np.testing.assert_array_equal(decode(rows, Feature("float64", (3,), encoding, 1), 2, "x"), values)
-
-
-def test_rows_of_any_length_come_back() -> None:
-    rows = [[[1.0], [2.0, 3.0]], [], [[], [4.0]]]
-    record = {
-        "x/ragged_flat_values": np.array([1, 2, 3, 4], np.float32),
-        "x/ragged_row_lengths_0": np.array([2, 0, 2]),
-        "x/ragged_row_lengths_1": np.array([1, 2, 0, 1]),
-    }
-    found = decode_ragged(parse_example(example(record)), Feature("float32", (), "none", 3), "x")
-    assert [[[float(value) for value in row] for row in step] for step in found] == rows
-    with pytest.raises(ValueError, match="in rows of"):
-        decode_ragged({**record, "x/ragged_row_lengths_1": np.array([1])}, Feature("float32", (), "none", 3), "x")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pi05_train.data.index import Index, build_index
 from pi05_train.data.lowdim import read_blocks
 from pi05_train.data.mixture import Mixture, filter_rows
 from pi05_train.data.reader import Reader
-from pi05_train.data.statistics import Tally, embodiments, source_statistics, tally_source, write_statistics
+from pi05_train.data.statistics import Tally, embodiments, tally_source, write_statistics
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import read_norm_stats
 from pi05_train.samples.card import SourceCard
@@ -34,9 +34,10 @@ def reader(synthetic_world: World) -> Reader:
 @pytest.mark.parametrize("source", ["toy_mobile", "toy_arm", "toy_bimanual"])
 @pytest.mark.parametrize("horizon", [1, 10])
 def test_actions_are_summarised_as_the_network_will_be_asked_for_them(
-    reader: Reader, source: str, horizon: int
+    synthetic_world: World, source: str, horizon: int
 ) -> None:
-    card = reader.mixture.cards[source]
+    root, cards = synthetic_world
+    card = cards[source]
     moved = np.zeros(card.action_dim, bool)
     moved[: len(card.delta_mask)] = card.delta_mask
     elements: list[np.ndarray] = []
@@ -50,7 +51,7 @@ def test_actions_are_summarised_as_the_network_will_be_asked_for_them(
         elements += [
             a - origin for a, ok in list(zip(sample.actions, sample.action_valid, strict=True))[:horizon] if ok
         ]
-    stats = source_statistics(reader, source, horizon)["actions"]
+    stats = tally_source(root / card.shards, card, horizon).norm_stats()["actions"]
     table = np.array(elements, np.float64)
     np.testing.assert_allclose(stats.mean, table.mean(0), atol=1e-6)
     np.testing.assert_allclose(stats.std, table.std(0), atol=1e-6)
@@ -58,10 +59,11 @@ def test_actions_are_summarised_as_the_network_will_be_asked_for_them(
         np.testing.assert_allclose(outside.mean(0), 0.01, atol=1 / len(table))
 
 
-def test_states_are_summarised_over_training_anchors(reader: Reader) -> None:
-    card = reader.mixture.cards["toy_subtasks"]
+def test_states_are_summarised_over_training_anchors(synthetic_world: World) -> None:
+    root, cards = synthetic_world
+    card = cards["toy_subtasks"]
     states = np.array([s.state for s in synthetic_samples(card) if s.split == "train"], np.float64)
-    stats = source_statistics(reader, "toy_subtasks", 10)
+    stats = tally_source(root / card.shards, card, 10).norm_stats()
     assert list(stats) == ["state"]
     np.testing.assert_allclose(stats["state"].mean, states.mean(0), atol=1e-6)
     np.testing.assert_allclose(stats["state"].q99, np.quantile(states, 0.99, axis=0, method="inverted_cdf"), atol=1e-6)
