@@ -82,8 +82,8 @@ def _pictures(sample: Sample) -> Html:
         boxes = [box for box in sample.boxes if box.camera == camera]
         drawn = "".join(_box(box, i, width, height) for i, box in enumerate(boxes))
         labels = "".join(
-            f"<dt>box</dt><dd>{html.swatch(PALETTE[1 + i % 9], box.label or 'no label')}: y {box.y_min:.3f} to {box.y_max:.3f}, "
-            f"x {box.x_min:.3f} to {box.x_max:.3f}</dd>"
+            f"<dt>box</dt><dd>{html.swatch(PALETTE[1 + i % 9], box.label or 'no label')}: "
+            f"y {box.y_min:.3f} to {box.y_max:.3f}, x {box.x_min:.3f} to {box.x_max:.3f}</dd>"
             for i, box in enumerate(boxes)
         )
         cards.append(
