@@ -15,7 +15,6 @@ from typing import Any
 
 from pi05_train.convert.source import Options
 from pi05_train.convert.web import (
-    BOXES_FIELD,
     CAPTION_QUESTION,
     Picture,
     PictureSource,
@@ -29,6 +28,7 @@ from pi05_train.convert.web import (
 )
 from pi05_train.convert.web_files import Files, open_files, read_json, records
 from pi05_train.errors import UserError
+from pi05_train.samples.schema import BOXES_FIELD
 
 VARIANTS = ("captions", "detection", "localisation", "regions")
 DETECTION_QUESTION = "Detect and label all objects in the scene."

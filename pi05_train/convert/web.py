@@ -18,11 +18,9 @@ from pi05_train.convert.source import Dropped, Options, Unit, split_of
 from pi05_train.convert.web_files import Files
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.schema import CAMERAS, Box, Sample, Split
+from pi05_train.samples.schema import BOXES_FIELD, CAMERAS, Box, Sample, Split
 from pi05_train.tokenization.boxes import coordinate_bin
 
-BOXES_FIELD = "{boxes}"
-"""Stands in a question or answer for its boxes (`processing/sequence.py` writes them)."""
 POINTS_FIELD = "{points}"
 """Stands in an answer for its points until the picture's place on the square is known."""
 CAPTION_QUESTION = "caption the image"

@@ -41,7 +41,7 @@ def augment(
     pixels = image_CHW.to(torch.float32)
     transform = BoxTransform.identity()
     if moves:
-        pixels = _resample(pixels, crop, config.outside)
+        pixels = _resample(pixels, crop)
         full = np.vstack([crop, [0.0, 0.0, 1.0]])
         transform = BoxTransform(np.linalg.inv(full)[:2])
     if colours is not None:
@@ -66,15 +66,14 @@ def crop_map(scale: float, centre: NDArray[np.float64], angle: float) -> NDArray
     return np.column_stack([turn, centre - turn @ [0.5, 0.5]])
 
 
-def _resample(pixels_CHW: Tensor, crop: NDArray[np.float64], outside: str) -> Tensor:
-    """One bilinear resample. The sampler's positions run over [-1, 1], ours over [0, 1]."""
+def _resample(pixels_CHW: Tensor, crop: NDArray[np.float64]) -> Tensor:
+    """One bilinear resample, black outside. The sampler's positions run over [-1, 1], ours over [0, 1]."""
     turn, shift = crop[:, :2], crop[:, 2]
     theta = np.column_stack([turn, turn.sum(1) + 2 * shift - 1])
     grid = functional.affine_grid(
         torch.from_numpy(theta)[None].to(torch.float32), [1, *pixels_CHW.shape], align_corners=False
     )
-    padding = "zeros" if outside == "black" else "border"
-    sampled = functional.grid_sample(pixels_CHW[None], grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    sampled = functional.grid_sample(pixels_CHW[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled[0]
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from pi05_train.errors import UserError
 
-OUTSIDES = ("black", "edge")
-
 
 @dataclass(frozen=True)
 class AugmentationConfig:
@@ -18,8 +16,6 @@ class AugmentationConfig:
     """Side of the random crop, as a fraction of the image, cut to whole pixels; it is enlarged back to full size."""
     rotate_degrees: float = 5.0
     """Rotation is uniform in +- this angle."""
-    outside: str = "black"
-    """What shows where the turned crop leaves the image: "black" (openpi) or "edge", the nearest pixel."""
     geometric_on_wrists: bool = False
     """Crop and rotate wrist cameras too (the paper's sentence); openpi's code, and the default, leaves them alone."""
     brightness: float = 0.3
@@ -32,9 +28,6 @@ class AugmentationConfig:
     """Chance that an image's colours are changed at all."""
 
     def __post_init__(self) -> None:
-        if self.outside not in OUTSIDES:
-            expected = "one of " + ", ".join(OUTSIDES)
-            raise UserError("augmentation.outside", got=repr(self.outside), expected=expected, do="correct it")
         limits = {
             "crop_fraction": (0.1, 1.0),
             "rotate_degrees": (0.0, 180.0),

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from pi05_train.errors import UserError
 from pi05_train.processing.limit import TokenLimit, TokenSequence
 from pi05_train.processing.templates import Templates, names_field
-from pi05_train.samples.schema import ACTION_KINDS, Box, Sample
+from pi05_train.samples.schema import ACTION_KINDS, BOXES_FIELD, Box, Sample
 from pi05_train.tokenization.boxes import box_text, parse_boxes
 from pi05_train.tokenization.state import state_text
 from pi05_train.tokenization.tokens import Tokens
 
-BOXES_FIELD = "{boxes}"
-"""In a web sample's question or answer: its boxes, as seen after resizing and augmentation."""
 SUBTASK_MARK = "Subtask:"
 
 Floats = NDArray[np.floating[Any]]

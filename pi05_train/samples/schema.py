@@ -25,6 +25,9 @@ ACTION_KINDS = ("MM", "ME", "CE")
 CAMERAS = ("base_0_rgb", "base_1_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 """Camera names in the order their tokens stand in the prefix (openpi's names; base_1 is the rear camera)."""
 
+BOXES_FIELD = "{boxes}"
+"""In a web sample's question or answer: its boxes, written once the picture's resizing and augmentation are known."""
+
 
 @dataclass(frozen=True)
 class Box:

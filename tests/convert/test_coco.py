@@ -19,7 +19,7 @@ from pi05_train.convert.run import convert
 from pi05_train.convert.source import Options
 from pi05_train.errors import UserError
 from pi05_train.processing.images import decode_jpeg, resize_with_pad
-from pi05_train.processing.sequence import BOXES_FIELD, target_text
+from pi05_train.processing.sequence import target_text
 from pi05_train.processing.templates import Templates
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
@@ -103,7 +103,6 @@ def test_samples_fit_their_card_and_shards(tmp_path: Path) -> None:
     assert [sample.answer for sample in samples][:2] == ["caption 0", "caption 2"]
     assert dropped(found) == {"no object in the picture": 1}
     assert "BY u" in source.card.licence
-    assert web.BOXES_FIELD == BOXES_FIELD
 
 
 def test_a_source_crosses_process_borders_unchanged(tmp_path: Path) -> None:
