@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pi05: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("pi05: interrupted; start the same command again to go on where it was.", file=sys.stderr)
+        print("pi05: interrupted; start the same command again: what was finished is kept.", file=sys.stderr)
         return 130
 
 
