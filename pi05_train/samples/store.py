@@ -1,0 +1,117 @@
+"""Where a source's files stand: a folder, or an address in an object store (s3, gs) or on a web server.
+
+A store hands out bytes by file name. It knows nothing of samples, indexes or caches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from pi05_train.errors import UserError
+
+SCHEMES = ("s3", "gs", "https", "http")
+
+
+class Store(Protocol):
+    """The files of one source, by name. Every failure is a UserError that names the file."""
+
+    where: str
+    """Path or address, without a slash at the end."""
+    remote: bool
+    """Whether reading goes over the network: slow one by one, quick many at a time, and not after a fork."""
+
+    def sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Bytes of each of `names` that is there."""
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """Those bytes of a file; fewer where it ends before."""
+
+    def read_whole(self, name: str) -> bytes | None:
+        """A small file, or None where there is none of that name."""
+
+    def copy(self, name: str, to: Path) -> None:
+        """Write the file's bytes to `to`, however large it is."""
+
+
+def open_store(where: str, *, patience_seconds: float) -> Store:
+    """The store at a path or address; nothing is read yet. Refuses an address of an unknown kind.
+
+    `patience_seconds`: how long a remote store may fail to answer before that becomes an error.
+    """
+    if "://" not in where:
+        return Folder(Path(where))
+    scheme = where.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise UserError(
+            "address of a source", got=where, expected=f"a path, or one of {', '.join(SCHEMES)}", do="correct it"
+        )
+    from pi05_train.samples.remote import RemoteStore
+
+    return RemoteStore(where.rstrip("/"), patience_seconds=patience_seconds)
+
+
+def source_address(root: str, shards: str) -> str:
+    """Where a source stands whose card says `shards`: that very path or address, or below the data root."""
+    if "://" in shards or Path(shards).is_absolute():
+        return shards
+    return f"{root.rstrip('/')}/{shards}" if "://" in root else str(Path(root) / shards)
+
+
+@contextmanager
+def local_copy(store: Store, name: str, scratch: Path) -> Iterator[Path]:
+    """The file as a path to read from: where it stands, or a copy in `scratch` that is removed afterwards."""
+    if isinstance(store, Folder):
+        yield store.folder / name
+        return
+    scratch.mkdir(parents=True, exist_ok=True)
+    path = scratch / f"{name}.{os.getpid()}"
+    try:
+        store.copy(name, path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class Folder:
+    """A store on a file system. Holds no open files."""
+
+    remote = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.where = str(folder)
+
+    def sizes(self, names: Collection[str]) -> dict[str, int]:
+        wanted = frozenset(names)
+        try:
+            with os.scandir(self.folder) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.name in wanted}
+        except FileNotFoundError:
+            return {}
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        path = self.folder / name
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                return file.read(length)
+        except OSError as error:
+            raise UserError(
+                f"shard {path}",
+                got=f"{type(error).__name__} while reading",
+                expected="a readable file",
+                do="restore it, then resume the run",
+            ) from error
+
+    def read_whole(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def copy(self, name: str, to: Path) -> None:
+        to.write_bytes((self.folder / name).read_bytes())
