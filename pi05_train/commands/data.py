@@ -13,6 +13,7 @@ from rich.table import Table
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.convert import build
 from pi05_train.config.schema import Config
+from pi05_train.data.cache import Cache
 from pi05_train.data.explain import explain as explain_step
 from pi05_train.data.health import health, write_health
 from pi05_train.data.index import build_index
@@ -62,7 +63,7 @@ def read_card(name: str) -> SourceCard:
 
 def mixture(config: Config) -> None:
     """Print shares asked for and drawn, samples that pass the filters and epochs over the run, per source; phases."""
-    opened = Mixture.open(config.mixture, Path(config.data.root))
+    opened = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
     batch = config.data.global_batch_samples
     schedule = opened.schedule(config.run.seed, batch, config.run.steps)
     steps = config.run.steps if schedule.end_step is None else schedule.end_step
@@ -105,7 +106,7 @@ def verify(cards: Sequence[str], root: str, *, workers: int, repair: bool) -> in
 
 def explain(config: Config, step: int) -> None:
     """Print the samples of a step in slot order."""
-    opened = Mixture.open(config.mixture, Path(config.data.root))
+    opened = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
     start = time.perf_counter()
     batch = config.data.global_batch_samples
     schedule = opened.schedule(config.run.seed, batch, step + 1)

@@ -11,6 +11,7 @@ from pi05_train.checkpoint.run_state import latest
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.compose import read_config
 from pi05_train.config.schema import Config
+from pi05_train.data.cache import Cache
 from pi05_train.data.loader import heldout_samples
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.permutation import permute
@@ -34,15 +35,15 @@ def measure(run: Path, *, ema: bool) -> Evaluation:
     """Measure the run's newest checkpoint and write `evaluation.json` into its folder."""
     config = read_config(run / "config.yaml")
     policy = load_policy(run, ema=ema)
-    root = Path(config.data.root)
-    heldout = Mixture.open(config.mixture, root, split="heldout")
+    root, cache = Path(config.data.root), Cache(config.data.cache)
+    heldout = Mixture.open(config.mixture, root, split="heldout", cache=cache)
     with progress_bar("evaluating") as report:
         evaluation = evaluate_policy(
             policy,
             stage=config.stage.name,
             step=latest(run) or 0,
             heldout=heldout_samples(heldout, Reader(heldout), config.evaluation.samples_per_source),
-            training=training_samples(Mixture.open(config.mixture, root), BASELINE_SAMPLES),
+            training=training_samples(Mixture.open(config.mixture, root, cache=cache), BASELINE_SAMPLES),
             max_text_tokens=config.evaluation.max_text_tokens,
             tasks=closed_loop_tasks(config),
             episodes_per_task=config.evaluation.episodes_per_task,

@@ -45,6 +45,9 @@ class DataConfig:
     """Samples per forward pass; lowers memory, never changes numbers beyond rounding."""
     workers: int
     """Loader processes; never changes which samples are seen."""
+    cache: str | None = None
+    """Folder of this machine for what can be made again; None: `$XDG_CACHE_HOME/pi05_train` or `~/.cache/pi05_train`.
+    """
     normalisation: str = "quantile"
     """How states and actions are scaled: "quantile" (pi0.5, pi0-FAST) or "z_score" (pi0)."""
 

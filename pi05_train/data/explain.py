@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-
+from pi05_train.data.index import read_keys
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.schedule import Schedule
 from pi05_train.errors import UserError
@@ -46,7 +42,7 @@ def explain(mixture: Mixture, schedule: Schedule, step: int) -> list[Slot]:
     for source in dict.fromkeys(draw.source for draw in draws):
         own = [slot for slot, draw in enumerate(draws) if draw.source == source]
         index, passed = mixture.indexes[source], mixture.rows[source]
-        rows = [int(passed[draws[slot].row]) for slot in own]
+        rows = [passed[draws[slot].row] for slot in own]
         for slot, row, key in zip(own, rows, read_keys(index.folder, rows), strict=True):
             draw, record = draws[slot], index.records[row]
             slots[slot] = Slot(
@@ -63,17 +59,3 @@ def explain(mixture: Mixture, schedule: Schedule, step: int) -> list[Slot]:
                 length=int(record["length"]),
             )
     return [slot for slot in slots if slot is not None]
-
-
-def read_keys(folder: Path, rows: Sequence[int]) -> list[str]:
-    """The keys of these index rows, from the parts of `index.parquet` that hold them and no others."""
-    with pq.ParquetFile(folder / "index.parquet") as file:
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        ends = np.cumsum(sizes)
-        groups = np.searchsorted(ends, rows, side="right")
-        keys = [""] * len(rows)
-        for group in np.unique(groups).tolist():
-            column = file.read_row_group(group, columns=["key"], use_threads=False)["key"].combine_chunks()
-            for place in np.flatnonzero(groups == group).tolist():
-                keys[place] = str(column[rows[place] - int(ends[group] - sizes[group])])
-    return keys

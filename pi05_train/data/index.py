@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pi05_train.data.cache import Cache
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import declared_members, parse_header
 
@@ -47,7 +48,7 @@ _ROWS_READ_TOGETHER = 2**16
 """Strings of that many rows are read to look up one: few enough to take a millisecond, the footer stays small."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One tar file as it was when it was indexed."""
 
@@ -58,21 +59,22 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """An opened index; row i of `records` and of every column is the same sample."""
+    """An opened index; row i of `records` and of every column is the same sample. A pickle of it opens the map anew."""
 
     folder: Path
     shards: tuple[Shard, ...]
-    records: NDArray[np.void]
+    records: np.memmap[Any, np.dtype[np.void]]
     fingerprint: str
     """sha256 of what the source holds, wherever it stands: two copies of a source share it."""
 
     @classmethod
-    def open(cls, folder: Path) -> Index:
-        """The index of the source in `folder`; reads sizes and the index files, not the shards.
+    def open(cls, folder: Path, cache: Cache | None = None) -> Index:
+        """The index of the source in `folder`; reads sizes and, unless the cache knows them, the index files.
 
         Refuses (UserError) a missing, damaged or foreign index and a shard that is gone or has another size.
         """
         again = "index the source with `pi05 data index`"
+        cache = cache or Cache()
         path = folder / "index.json"
         if not path.is_file():
             raise UserError(f"index of {folder}", got="no index.json", expected="an indexed source", do=again)
@@ -87,36 +89,63 @@ class Index:
         if not content["samples"]:
             raise UserError(f"source {folder}", got="0 samples", expected="at least one", do="convert the source again")
         for name, digest in content["files"].items():
-            got = _sha256(folder / name) if (folder / name).is_file() else "no such file"
+            got = cache.sha256(folder / name) if (folder / name).is_file() else "no such file"
             if got != digest:
                 raise UserError(f"{folder / name}, sha256", got=got, expected=digest, do=again)
         shards = tuple(Shard(**shard) for shard in content["shards"])
-        for shard in shards:
-            size = (folder / shard.name).stat().st_size if (folder / shard.name).is_file() else "no such file"
-            if size != shard.size_bytes:
-                raise UserError(
-                    f"shard {folder / shard.name}, bytes",
-                    got=size,
-                    expected=f"{shard.size_bytes} as indexed",
-                    do=f"restore the shard, or {again} if the source was changed on purpose",
-                )
-        records = np.load(folder / "index.npy", mmap_mode="r")
-        assert records.dtype == RECORD
+        _check_sizes(folder, shards, do=f"restore the shard, or {again} if the source was changed on purpose")
+        records = _map_records(folder)
         assert len(records) == content["samples"]
         return cls(folder, shards, records, _fingerprint(content))
 
     def __len__(self) -> int:
         return len(self.records)
 
-    @cached_property
-    def columns(self) -> dict[str, NDArray[np.object_]]:
-        """The string columns `COLUMNS` by name, one entry per row; read on first use."""
-        table = pq.read_table(self.folder / "index.parquet", use_threads=False)
-        return {name: table[name].to_numpy() for name in COLUMNS}
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "records"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, records=_map_records(state["folder"]))
 
     def path(self, row: int) -> Path:
         """The shard that holds `row`."""
         return self.folder / self.shards[int(self.records["shard"][row])].name
+
+
+def read_keys(folder: Path, rows: Sequence[int]) -> list[str]:
+    """The keys of these index rows, from the parts of `index.parquet` that hold them and no others."""
+    with pq.ParquetFile(folder / "index.parquet") as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ends = np.cumsum(sizes)
+        groups = np.searchsorted(ends, rows, side="right")
+        keys = [""] * len(rows)
+        for group in np.unique(groups).tolist():
+            column = file.read_row_group(group, columns=["key"], use_threads=False)["key"].combine_chunks()
+            for place in np.flatnonzero(groups == group).tolist():
+                keys[place] = str(column[rows[place] - int(ends[group] - sizes[group])])
+    return keys
+
+
+def _map_records(folder: Path) -> np.memmap[Any, np.dtype[np.void]]:
+    records = np.load(folder / "index.npy", mmap_mode="r")
+    assert isinstance(records, np.memmap)
+    assert records.dtype == RECORD
+    return records
+
+
+def _check_sizes(folder: Path, shards: Sequence[Shard], *, do: str) -> None:
+    """One listing of the folder: a source may have thousands of shards."""
+    with os.scandir(folder) as entries:
+        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    for shard in shards:
+        size = sizes.get(shard.name)
+        if size != shard.size_bytes:
+            raise UserError(
+                f"shard {folder / shard.name}, bytes",
+                got="no such file" if size is None else size,
+                expected=f"{shard.size_bytes} as indexed",
+                do=do,
+            )
 
 
 def build_index(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pi05_train.data.index import Index
+from pi05_train.data.index import Index, read_keys
 from pi05_train.data.reader import split_members
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import NormStats, read_norm_stats
@@ -70,10 +70,14 @@ def inspect(folder: Path, card: SourceCard, *, key: str | None = None, row: int 
 
 
 def _row_of(folder: Path, key: str) -> int:
-    column = pq.read_table(folder / "index.parquet", columns=["key"], use_threads=False)["key"]
-    row = int(pc.index(column, key).as_py())
-    if row < 0:
-        raise UserError(
-            f"key in {folder}", got=repr(key), expected=f"a key such as {column[0]}", do="correct it, or give a row"
-        )
-    return row
+    row = 0
+    with pq.ParquetFile(folder / "index.parquet") as file:
+        for group in range(file.num_row_groups):
+            column = file.read_row_group(group, columns=["key"], use_threads=False)["key"]
+            if (place := int(pc.index(column, key).as_py())) >= 0:
+                return row + place
+            row += len(column)
+    example = read_keys(folder, [0])[0]
+    raise UserError(
+        f"key in {folder}", got=repr(key), expected=f"a key such as {example}", do="correct it, or give a row"
+    )

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pi05_train.data.index import FAILED, HELDOUT, Index
-from pi05_train.data.permutation import digest
+from pi05_train.data.cache import Cache
+from pi05_train.data.index import Index, read_keys
 from pi05_train.data.phases import plan_phases
+from pi05_train.data.rows import Rows, filter_rows
 from pi05_train.data.schedule import SCHEDULE_VERSION, Phase, Schedule
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard, check_card
@@ -28,12 +26,16 @@ class Mixture:
     filters: FilterConfig
     cards: dict[str, SourceCard]
     indexes: dict[str, Index]
-    rows: dict[str, NDArray[np.int64]]
+    rows: dict[str, Rows]
     config: MixtureConfig
 
     @classmethod
-    def open(cls, config: MixtureConfig, root: Path, *, split: str | None = None) -> Mixture:
+    def open(
+        cls, config: MixtureConfig, root: Path, *, split: str | None = None, cache: Cache | None = None
+    ) -> Mixture:
         """Open the index of every enabled source; relative shard folders start at `root`.
+
+        The first time on a machine it reads the indexes whole; `cache` (None: the user's own) remembers what it found.
 
         `split="heldout"` gives the held-out rows, whatever the other filters leave for training: ablations are
         measured on the same rows. Refuses (UserError) what `check_mixture` and `Index.open` refuse, no source at all,
@@ -48,6 +50,7 @@ class Mixture:
                 f"mixture {config.name}, sources", got="none enabled", expected="at least one", do="enable one"
             )
         check_mixture(config)
+        cache = cache or Cache()
         indexes: dict[str, Index] = {}
         for name, entry in entries.items():
             check_card(entry.card)
@@ -58,13 +61,13 @@ class Mixture:
                     expected="an entry named like its card",
                     do="rename one of them",
                 )
-            indexes[name] = Index.open(root / entry.card.shards)
+            indexes[name] = Index.open(root / entry.card.shards, cache)
         return cls(
             name=config.name,
             filters=filters,
             cards={name: entry.card for name, entry in entries.items()},
             indexes=indexes,
-            rows={name: filter_rows(name, index, filters) for name, index in indexes.items()},
+            rows={name: filter_rows(name, index, filters, cache) for name, index in indexes.items()},
             config=config,
         )
 
@@ -130,23 +133,22 @@ class Mixture:
 
     def key(self, source: str, row: int) -> str:
         """The key of a sample, from the index alone."""
-        return str(self.indexes[source].columns["key"][self.rows[source][row]])
+        return read_keys(self.indexes[source].folder, [self.rows[source][row]])[0]
 
     def describe(self, shares: Mapping[str, float] | None = None) -> list[dict[str, str | int | float]]:
         """One row per source for a table a person reads; `shares` asked for over a run, or else those at step 0."""
         shares = dict(zip(self.names, self.shares, strict=True)) if shares is None else shares
         table: list[dict[str, str | int | float]] = []
         for name, size in zip(self.names, self.sizes, strict=True):
-            index, rows = self.indexes[name], self.rows[name]
             table.append(
                 {
                     "source": name,
                     "kind": self.cards[name].kind,
                     "share": shares[name],
                     "samples": size,
-                    "of": len(index),
-                    "episodes": len(np.unique(index.records["episode"][rows])),
-                    "environments": len(np.unique(index.columns["environment_id"][rows])),
+                    "of": len(self.indexes[name]),
+                    "episodes": self.rows[name].episodes,
+                    "environments": self.rows[name].environments,
                     "licence": self.cards[name].licence,
                 }
             )
@@ -155,34 +157,3 @@ class Mixture:
 
 def _sha256(content: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def filter_rows(source: str, index: Index, filters: FilterConfig) -> NDArray[np.int64]:
-    """Index rows that pass, ascending; the filter that leaves none is named in the UserError."""
-    records = index.records
-    rows = np.arange(len(records))
-
-    def keep(passed: NDArray[np.bool_], what: str) -> None:
-        nonlocal rows
-        before, rows = len(rows), rows[passed]
-        if not len(rows):
-            raise UserError(
-                f"source {source}, filter {what}",
-                got="no samples left",
-                expected=f"some of the {before} that came so far",
-                do="loosen the filter or disable the source",
-            )
-
-    keep((records["flags"] & HELDOUT > 0) == (filters.split == "heldout"), f"split={filters.split}")
-    if filters.success_only:
-        keep(records["flags"][rows] & FAILED == 0, "success_only=true")
-    if filters.max_episode_steps is not None:
-        episodes, membership = np.unique(records["episode"], return_inverse=True)
-        steps = np.zeros(len(episodes), np.int64)
-        np.maximum.at(steps, membership, records["frame"].astype(np.int64) + 1)
-        keep(steps[membership[rows]] <= filters.max_episode_steps, f"max_episode_steps={filters.max_episode_steps}")
-    if filters.environments is not None:
-        environments = index.columns["environment_id"][rows]
-        ranked = sorted(set(environments), key=lambda name: (digest("environment", name), name))
-        keep(np.isin(environments, ranked[: filters.environments]), f"environments={filters.environments}")
-    return rows

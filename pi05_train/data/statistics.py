@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pi05_train.data.cache import Cache
 from pi05_train.data.index import Index
 from pi05_train.data.lowdim import Block, read_blocks
-from pi05_train.data.mixture import filter_rows
 from pi05_train.data.parallel import in_order
+from pi05_train.data.rows import filter_rows
 from pi05_train.data.sketch import Sketch
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import RANGE_FLOOR, NormStats, to_delta, write_norm_stats
@@ -127,8 +128,8 @@ def tally_source(
     One pass, in `workers` processes; the result does not depend on how many. Refuses (UserError) what `Index.open`
     and `read_blocks` refuse, and vectors of differing lengths.
     """
-    index = Index.open(folder)
-    rows = filter_rows(card.name, index, FilterConfig())
+    cache = Cache()
+    rows = np.asarray(filter_rows(card.name, Index.open(folder, cache), FilterConfig(), cache))
     parts = np.array_split(rows, max(1, min(PARTS, len(rows) // ROWS_PER_PART)))
     jobs = [_Job(folder, card, horizon, part) for part in parts]
     whole = Tally()

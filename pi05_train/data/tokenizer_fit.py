@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pi05_train.config.build import Statistics
 from pi05_train.config.schema import Config
+from pi05_train.data.cache import Cache
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.permutation import permute
 from pi05_train.data.reader import Reader
@@ -36,7 +37,7 @@ def fit_tokenizers(
     action_dim unless `tokenizer.fast_native_dims` (decision 21 of the recipe). `report(done, total, what)` follows the
     reading.
     """
-    mixture = Mixture.open(config.mixture, Path(config.data.root))
+    mixture = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
     reader = Reader(mixture)
     corpus: list[str] = []
     chunks: list[NDArray[np.float32]] = []

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.data.explain import read_keys
-from pi05_train.data.index import FAILED, HELDOUT, RECORD, Index, Shard, build_index
+from pi05_train.data.index import FAILED, HELDOUT, RECORD, Index, Shard, build_index, read_keys
 from pi05_train.data.parallel import in_order
 from pi05_train.data.reader import split_members
 from pi05_train.errors import UserError

@@ -17,7 +17,7 @@ from pi05_train.errors import UserError
 from pi05_train.trainer.code_version import code_version
 
 MAY_CHANGE = (
-    *("run.steps", "run.folder", "data.root", "data.workers", "tokenizer"),
+    *("run.steps", "run.folder", "data.root", "data.workers", "data.cache", "tokenizer"),
     *("mixture.phases", "logger", "checkpoint", "evaluation"),
 )
 """Keys a resumed run may change: its length, where things stand (fingerprints say that they are the same things), who

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pi05_train.data.explain import explain, read_keys
+from pi05_train.data.explain import explain
+from pi05_train.data.index import read_keys
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader, split_members
 from pi05_train.data.schedule import Schedule

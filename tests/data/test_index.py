@@ -7,9 +7,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from pi05_train.data.index import FAILED, HELDOUT, RECORD, Index, build_index
+from pi05_train.data.index import FAILED, HELDOUT, RECORD, Index, build_index, read_keys
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import write_shards
 from tests.synthetic import CARDS, synthetic_samples
@@ -30,6 +31,7 @@ def test_every_row_says_where_its_sample_is_and_what_it_is(folder: Path) -> None
     assert len(index) == len(SAMPLES)
     assert isinstance(index.records, np.memmap)
     assert RECORD.itemsize == 32
+    columns = pq.read_table(folder / "index.parquet").to_pylist()
     for row, sample in enumerate(SAMPLES):
         record = index.records[row]
         content = index.path(row).read_bytes()[int(record["offset"]) :][: int(record["length"])]
@@ -39,8 +41,8 @@ def test_every_row_says_where_its_sample_is_and_what_it_is(folder: Path) -> None
         assert (record["episode"], record["frame"]) == (sample.episode, sample.frame)
         assert bool(record["flags"] & HELDOUT) == (sample.split == "heldout")
         assert bool(record["flags"] & FAILED) == (not sample.success)
-        columns = [index.columns[name][row] for name in ("key", "environment_id", "task")]
-        assert columns == [sample.key, sample.environment_id, sample.task]
+        assert columns[row] == {"key": sample.key, "environment_id": sample.environment_id, "task": sample.task}
+    assert read_keys(folder, range(len(SAMPLES))) == [sample.key for sample in SAMPLES]
 
 
 def test_samples_tile_the_shards(folder: Path) -> None:

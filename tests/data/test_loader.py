@@ -13,6 +13,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pi05_train.data.index import read_keys
 from pi05_train.data.loader import ExampleMaker, heldout_samples, make_flow_draws, make_loader
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.quarantine import Quarantine
@@ -153,7 +154,7 @@ def test_a_bad_sample_is_replaced_alike_and_written_down(
     healthy = load(mixture, processor, tmp_path)
     victim = healthy[0][1][0].segments[0]
     index = mixture.indexes[victim.source]
-    row = index.columns["key"].tolist().index(victim.key)
+    row = read_keys(index.folder, range(len(index))).index(victim.key)
     content = bytearray(index.path(row).read_bytes())
     content[int(index.records["offset"][row]) + 700] ^= 1
     index.path(row).write_bytes(content)

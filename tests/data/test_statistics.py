@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from pi05_train.data import statistics
+from pi05_train.data.cache import Cache
 from pi05_train.data.index import Index, build_index
 from pi05_train.data.lowdim import read_blocks
-from pi05_train.data.mixture import Mixture, filter_rows
+from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
+from pi05_train.data.rows import filter_rows
 from pi05_train.data.statistics import Tally, embodiments, tally_source, write_statistics
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import read_norm_stats
@@ -108,7 +110,8 @@ def test_parts_of_a_source_merge_into_the_whole(tmp_path: Path, monkeypatch: pyt
     whole = tally_source(tmp_path, card, 10)
     one_pass = Tally()
     index = Index.open(tmp_path)
-    for block in read_blocks(index, filter_rows("toy_arm", index, FilterConfig())):
+    rows = filter_rows("toy_arm", index, FilterConfig(), Cache())
+    for block in read_blocks(index, np.asarray(rows)):
         one_pass.add(block, card, 10)
     assert (whole.samples, whole.steps, whole.valid_steps) == (
         one_pass.samples,

@@ -1,0 +1,172 @@
+"""What it costs to open a mixture of 10**8 samples in 10**5 shards, for the first time and again, and to know a step.
+
+Every measurement is a process of its own. The shards are sparse files of the right size, never read; the indexes are
+written as `build_index` writes them, in blocks. Takes about 6 GB of disk and removes it.
+
+Run: uv run python -m benchmarks.open_mixture FOLDER [--samples 100000000] [--shards 100000] [--sources 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+START = time.perf_counter()
+
+import numpy as np  # noqa: E402  the imports are measured too
+import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
+
+from pi05_train.data.cache import Cache  # noqa: E402
+from pi05_train.data.explain import explain  # noqa: E402
+from pi05_train.data.index import HELDOUT, RECORD  # noqa: E402
+from pi05_train.data.mixture import Mixture  # noqa: E402
+from pi05_train.samples.card import SourceCard  # noqa: E402
+from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry  # noqa: E402
+
+IMPORT_SECONDS = time.perf_counter() - START
+FAR, BATCH = 10**7, 256
+SAMPLE_BYTES, FRAMES, ENVIRONMENTS = 50 * 1024, 200, 50
+ROWS_TOGETHER = 2**16
+FILTERS = FilterConfig(success_only=True, environments=40)
+
+
+def write_source(folder: Path, samples: int, shards: int) -> None:
+    """A source of `samples` rows, pre-shuffled as converters leave it, with every twentieth episode held out."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(int(folder.name.rpartition("_")[2]))
+    shuffled = random.permutation(samples).astype(np.uint32)
+    per_shard = samples // shards
+    header = np.lib.format.header_data_from_array_1_0(np.zeros(0, RECORD)) | {"shape": (samples,)}
+    schema = pa.schema([(name, pa.string()) for name in ("key", "environment_id", "task")])
+    digest = hashlib.sha256()
+    with (folder / "index.npy").open("wb") as file, pq.ParquetWriter(folder / "index.parquet", schema) as strings:
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, samples, ROWS_TOGETHER):
+            rows = np.arange(first, min(first + ROWS_TOGETHER, samples))
+            records = np.zeros(len(rows), RECORD)
+            records["shard"], in_shard = np.divmod(rows, per_shard)
+            records["offset"], records["length"] = in_shard * SAMPLE_BYTES, SAMPLE_BYTES
+            records["crc32"] = random.integers(0, 2**32, len(rows))
+            records["episode"], records["frame"] = np.divmod(shuffled[rows], FRAMES)
+            records["flags"] = np.where(records["episode"] % 20 == 0, HELDOUT, 0)
+            file.write(records.tobytes())
+            digest.update(records.tobytes())
+            episodes, frames = records["episode"].tolist(), records["frame"].tolist()
+            keys = [f"{episode:08d}_{frame:06d}" for episode, frame in zip(episodes, frames, strict=True)]
+            rooms = [f"{folder.name}_room_{episode % ENVIRONMENTS}" for episode in episodes]
+            tasks = [f"put thing {episode % 97} away" for episode in episodes]
+            strings.write_table(pa.table([keys, rooms, tasks], schema=schema), row_group_size=ROWS_TOGETHER)
+    size = per_shard * SAMPLE_BYTES + 1024
+    names = [f"shard-{number:06d}.tar" for number in range(shards)]
+    for name in names:
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    content = {
+        "schema_version": 1,
+        "samples": samples,
+        "shards": [{"name": n, "size_bytes": size, "sha256": hashlib.sha256(n.encode()).hexdigest()} for n in names],
+        "records_sha256": digest.hexdigest(),
+        "strings_sha256": hashlib.sha256(folder.name.encode()).hexdigest(),
+        "files": {name: sha256(folder / name) for name in ("index.npy", "index.parquet")},
+    }
+    (folder / "index.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def private_megabytes() -> float:
+    """Memory of this process that it shares with nobody, pages of mapped files included."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def measure(root: Path) -> None:
+    """Open the mixture in this fresh process and print a line about it."""
+    imported = private_megabytes()
+    cards = [SourceCard(folder.name, "WD", folder.name) for folder in sorted(root.glob("source_*"))]
+    entries = {card.name: SourceEntry(card, weight) for card, weight in zip(cards, np.geomspace(1, 100, len(cards)))}
+    config = MixtureConfig("large", entries, FILTERS)
+    start = time.perf_counter()
+    mixture = Mixture.open(config, root, cache=Cache(root / "cache"))
+    table = mixture.describe()
+    opened = time.perf_counter() - start
+    private = private_megabytes()
+    start = time.perf_counter()
+    schedule = mixture.schedule(0, BATCH, FAR + 10)
+    for draw in schedule.draws(FAR):
+        index, row = mixture.indexes[draw.source], mixture.rows[draw.source][draw.row]
+        index.path(row), index.records[row]
+    batch = (time.perf_counter() - start) * 1e3
+    explained = milliseconds(lambda: explain(mixture, schedule, FAR))
+    other = milliseconds(lambda: explain(mixture, schedule, FAR + 1))
+    print(
+        f"opened in {opened:.2f} s (imports before that {IMPORT_SECONDS:.2f} s), private memory {private:.0f} MB "
+        f"(after the imports {imported:.0f} MB); {sum(map(len, mixture.rows.values()))} rows pass, "
+        f"{sum(int(row['episodes']) for row in table)} episodes; step 10**7 cold {batch:.1f} ms, "
+        f"explained in {explained:.0f} ms, the next {other:.0f} ms; at the end {private_megabytes():.0f} MB",
+        flush=True,
+    )
+
+
+def forget_pages(root: Path) -> None:
+    """Drop the indexes from the page cache, so that the next process reads them from the disk."""
+    for path in [*root.rglob("index.*"), *(root / "cache").rglob("*.*")]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def main() -> None:
+    """Write the sources unless they are there, then measure in fresh processes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--samples", type=int, default=10**8)
+    parser.add_argument("--shards", type=int, default=10**5)
+    parser.add_argument("--sources", type=int, default=40)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    root: Path = options.folder
+    if options.child:
+        measure(root)
+        return
+    root.mkdir(parents=True)
+    try:
+        for number in range(options.sources):
+            write_source(
+                root / f"source_{number:03d}", options.samples // options.sources, options.shards // options.sources
+            )
+        print(
+            f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, numpy {np.__version__}, "
+            f"pyarrow {pa.__version__}, load average {os.getloadavg()[0]:.1f}; {options.samples} samples in "
+            f"{options.shards} shards of {options.sources} sources, {FILTERS}, batch {BATCH}"
+        )
+        for label in ("first time", "again", "again, disk"):
+            if label == "again, disk":
+                forget_pages(root)
+            print(f"{label}: ", end="", flush=True)
+            subprocess.run([sys.executable, "-m", "benchmarks.open_mixture", str(root), "--child"], check=True)
+    finally:
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
