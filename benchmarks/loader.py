@@ -31,7 +31,7 @@ from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.samples.shards import parse_sample
-from tests.synthetic import write_synthetic_world
+from tests.synthetic import shard_path, write_synthetic_world
 from tests.synthetic_processor import synthetic_processor
 
 GLOBAL_BATCH, MICRO_BATCH, WARM_STEPS = 32, 16, 2
@@ -57,7 +57,7 @@ def raw(reader: Reader, schedule: Schedule, steps: int) -> tuple[float, float, f
     start, cpu = time.perf_counter(), cpu_seconds()
     for draw in (draw for step in range(steps) for draw in schedule.draws(step)):
         index, row = mixture.indexes[draw.source], int(mixture.rows[draw.source][draw.row])
-        with index.path(row).open("rb") as file:
+        with shard_path(index, row).open("rb") as file:
             file.seek(int(index.records["offset"][row]))
             content = file.read(int(index.records["length"][row]))
         for part in content.split(b"\xff\xd8\xff")[1:]:

@@ -114,7 +114,7 @@ def measure(root: Path) -> None:
     schedule = mixture.schedule(0, BATCH, FAR + 10)
     for draw in schedule.draws(FAR):
         index, row = mixture.indexes[draw.source], mixture.rows[draw.source][draw.row]
-        index.path(row), index.records[row]
+        index.records[row]
     batch = (time.perf_counter() - start) * 1e3
     explained = milliseconds(lambda: explain(mixture, schedule, FAR))
     other = milliseconds(lambda: explain(mixture, schedule, FAR + 1))

@@ -13,7 +13,6 @@ from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.build import build_processor, fingerprints, save_statistics, shard_statistics
 from pi05_train.config.compose import compose, to_yaml
 from pi05_train.config.schema import Config
-from pi05_train.data.cache import Cache
 from pi05_train.data.loader import make_loader
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
@@ -32,7 +31,7 @@ def train(config: Config) -> Path:
 
     Raises UserError, before any step, for whatever a person can mend.
     """
-    mixture = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
+    mixture = Mixture.of(config)
     schedule = mixture.schedule(config.run.seed, config.data.global_batch_samples, config.run.steps)
     steps = config.run.steps if schedule.end_step is None else schedule.end_step
     if steps < config.run.steps:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pi05_train.data.index import build_index
+from pi05_train.data.index import Index, build_index
 from pi05_train.samples.card import SourceCard, check_card
 from pi05_train.samples.schema import CAMERAS, Box, Sample
 from pi05_train.samples.shards import write_shards
@@ -138,3 +138,8 @@ def _smooth_chunk(
     chunk = state[:action_dim] + amplitude * (np.sin(np.pi * steps + phase) - np.sin(phase))
     chunk[valid_steps:] = chunk[valid_steps - 1]
     return chunk.astype(np.float32)
+
+
+def shard_path(index: Index, row: int) -> Path:
+    """The shard of a source on this disk that holds a row."""
+    return index.folder / index.shards[int(index.records["shard"][row])].name

@@ -13,7 +13,6 @@ from rich.table import Table
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.convert import build
 from pi05_train.config.schema import Config
-from pi05_train.data.cache import Cache
 from pi05_train.data.explain import explain as explain_step
 from pi05_train.data.health import health, write_health
 from pi05_train.data.index import build_index
@@ -25,6 +24,7 @@ from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import write_norm_stats
 from pi05_train.resources import resource
 from pi05_train.samples.card import SourceCard, check_card
+from pi05_train.samples.store import source_address
 
 
 def simulate(root: str, *, seed: int, workers: int) -> None:
@@ -44,7 +44,7 @@ def index(cards: Sequence[str], root: str, *, horizon: int) -> None:
     """Index the shards of the cards' sources, and write the statistics of their first `horizon` action steps."""
     for name in cards:
         card = read_card(name)
-        folder = Path(root) / card.shards
+        folder = _local(card, root, "index")
         build_index(folder)
         statistics = write_statistics(folder, card, horizon) if card.has_actions else None
         print(f"{card.name}: indexed {folder}" + (f", statistics in {statistics}" if statistics else ""))
@@ -61,9 +61,22 @@ def read_card(name: str) -> SourceCard:
     return card
 
 
+def _local(card: SourceCard, root: str, verb: str) -> Path:
+    """The source's folder, for what is done once, where its shards are on a disk."""
+    where = source_address(root, card.shards)
+    if "://" in where:
+        raise UserError(
+            f"pi05 data {verb} {card.name}",
+            got=where,
+            expected="a folder",
+            do="do this where the shards are on a disk, then upload the whole folder",
+        )
+    return Path(where)
+
+
 def mixture(config: Config) -> None:
     """Print shares asked for and drawn, samples that pass the filters and epochs over the run, per source; phases."""
-    opened = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
+    opened = Mixture.of(config)
     batch = config.data.global_batch_samples
     schedule = opened.schedule(config.run.seed, batch, config.run.steps)
     steps = config.run.steps if schedule.end_step is None else schedule.end_step
@@ -90,13 +103,13 @@ def verify(cards: Sequence[str], root: str, *, workers: int, repair: bool) -> in
     problems = 0
     for name in cards:
         card = read_card(name)
-        folder = Path(root) / card.shards
+        where = source_address(root, card.shards)
         with progress_bar(f"verifying {card.name}") as report:
-            found = verify_source(folder, card, workers=workers, report=report)
+            found = verify_source(where, card, workers=workers, report=report)
         for problem in found:
-            print(f"{card.name}: {folder / str(problem)}")
+            print(f"{card.name}: {where}/{problem}")
         if repair and found:
-            print(f"{card.name}: {repair_index(folder, found)}")
+            print(f"{card.name}: {repair_index(_local(card, root, 'verify --repair'), found)}")
             found = []
         problems += len(found)
         if not found:
@@ -106,7 +119,7 @@ def verify(cards: Sequence[str], root: str, *, workers: int, repair: bool) -> in
 
 def explain(config: Config, step: int) -> None:
     """Print the samples of a step in slot order."""
-    opened = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
+    opened = Mixture.of(config)
     start = time.perf_counter()
     batch = config.data.global_batch_samples
     schedule = opened.schedule(config.run.seed, batch, step + 1)
@@ -128,7 +141,7 @@ def stats(cards: Sequence[str], root: str, *, horizon: int, workers: int) -> Non
     read = [read_card(name) for name in cards]
     tallies: dict[str, Tally] = {}
     for card in read:
-        folder = Path(root) / card.shards
+        folder = _local(card, root, "stats")
         with progress_bar(f"statistics of {card.name}") as report:
             tallies[card.name] = tally_source(folder, card, horizon, workers=workers, report=report)
         tally = tallies[card.name]

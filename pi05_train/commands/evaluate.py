@@ -11,7 +11,6 @@ from pi05_train.checkpoint.run_state import latest
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.compose import read_config
 from pi05_train.config.schema import Config
-from pi05_train.data.cache import Cache
 from pi05_train.data.loader import heldout_samples
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.permutation import permute
@@ -35,15 +34,14 @@ def measure(run: Path, *, ema: bool) -> Evaluation:
     """Measure the run's newest checkpoint and write `evaluation.json` into its folder."""
     config = read_config(run / "config.yaml")
     policy = load_policy(run, ema=ema)
-    root, cache = Path(config.data.root), Cache(config.data.cache)
-    heldout = Mixture.open(config.mixture, root, split="heldout", cache=cache)
+    heldout = Mixture.of(config, split="heldout")
     with progress_bar("evaluating") as report:
         evaluation = evaluate_policy(
             policy,
             stage=config.stage.name,
             step=latest(run) or 0,
             heldout=heldout_samples(heldout, Reader(heldout), config.evaluation.samples_per_source),
-            training=training_samples(Mixture.open(config.mixture, root, cache=cache), BASELINE_SAMPLES),
+            training=training_samples(Mixture.of(config), BASELINE_SAMPLES),
             max_text_tokens=config.evaluation.max_text_tokens,
             tasks=closed_loop_tasks(config),
             episodes_per_task=config.evaluation.episodes_per_task,
@@ -60,7 +58,7 @@ def training_samples(mixture: Mixture, per_source: int) -> dict[str, list[Sample
     chosen: dict[str, list[Sample]] = {}
     for name, size in zip(mixture.names, mixture.sizes, strict=True):
         rows = permute(np.arange(min(per_source, size)), size, "baseline", name)
-        chosen[name] = [reader.read(name, row) for row in rows.tolist()]
+        chosen[name] = list(reader.read_all(name, rows.tolist()))
     return chosen
 
 

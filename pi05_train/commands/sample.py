@@ -18,6 +18,7 @@ from rich.text import Text
 from pi05_train.commands.data import read_card
 from pi05_train.data.inspect import Inspected, inspect
 from pi05_train.report.sample_page import facts, sample_page, texts
+from pi05_train.samples.store import source_address
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_COLUMNS, _PICTURE_COLUMNS = 30, 44
@@ -26,7 +27,7 @@ _SPARK_COLUMNS, _PICTURE_COLUMNS = 30, 44
 def show(card: str, root: str, *, key: str | None, row: int, page: str | None) -> None:
     """Print one sample of the card's source, or write it as a page."""
     read = read_card(card)
-    found = inspect(Path(root) / read.shards, read, key=key, row=row)
+    found = inspect(source_address(root, read.shards), read, key=key, row=row)
     if page is None:
         _print(found, Console())
         return

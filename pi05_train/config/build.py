@@ -8,9 +8,16 @@ from pathlib import Path
 
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
-from pi05_train.processing.normalisation import NormStats, check_usable, read_norm_stats, write_norm_stats
+from pi05_train.processing.normalisation import (
+    NormStats,
+    check_usable,
+    parse_norm_stats,
+    read_norm_stats,
+    write_norm_stats,
+)
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
+from pi05_train.samples.store import open_store, source_address
 from pi05_train.tokenization.manifest import tokenizer_fingerprint
 from pi05_train.tokenization.tokens import Tokens
 
@@ -25,13 +32,18 @@ def enabled_cards(config: Config) -> dict[str, SourceCard]:
 
 def shard_statistics(config: Config) -> Statistics:
     """Statistics beside the shards of every enabled source with actions; they hold what `data.normalisation` needs."""
-    root = Path(config.data.root)
     cards = {name: card for name, card in enabled_cards(config).items() if card.has_actions}
-    found = {name: read_norm_stats(root / card.shards / "norm_stats.json") for name, card in cards.items()}
+    found = {name: _source_statistics(config, card) for name, card in cards.items()}
     for name, stats in found.items():
         for key, of in stats.items():
             check_usable(of, config.data.normalisation, f"source {name}, statistics of {key}")
     return found
+
+
+def _source_statistics(config: Config, card: SourceCard) -> dict[str, NormStats]:
+    where = source_address(config.data.root, card.shards)
+    content = open_store(where, patience_seconds=config.data.patience_seconds).read_whole("norm_stats.json")
+    return parse_norm_stats(content, f"{where}/norm_stats.json")
 
 
 def save_statistics(run: Path, statistics: Statistics) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.config.run_parts import EngineConfig, LoggerConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig
 from pi05_train.objective.config import ObjectiveConfig
@@ -13,6 +14,7 @@ from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.normalisation import check_kind
 from pi05_train.processing.templates import Templates
 from pi05_train.samples.mixture_config import MixtureConfig
+from pi05_train.samples.store import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class DataConfig:
     """How samples reach the network."""
 
     root: str
-    """Folder that the cards' relative `shards` start from."""
+    """Folder or address (s3://, gs://, https://) that the cards' relative `shards` start from."""
     global_batch_samples: int
     """Samples per optimizer step, over all ranks and micro-steps."""
     micro_batch_samples: int
@@ -48,11 +50,22 @@ class DataConfig:
     cache: str | None = None
     """Folder of this machine for what can be made again; None: `$XDG_CACHE_HOME/pi05_train` or `~/.cache/pi05_train`.
     """
+    cache_gigabytes: float = 0.0
+    """How much of remote shards is kept there once it has been read; 0: nothing."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """How long a remote store may fail to answer before the run stops."""
+    prefetch_batches: int = 2
+    """Micro-batches that every loader process prepares ahead."""
     normalisation: str = "quantile"
     """How states and actions are scaled: "quantile" (pi0.5, pi0-FAST) or "z_score" (pi0)."""
 
     def __post_init__(self) -> None:
         check_kind(self.normalisation)
+        limits = {"cache_gigabytes": 0, "patience_seconds": 0, "prefetch_batches": 1}
+        for name, least in limits.items():
+            if not getattr(self, name) >= least:
+                got = getattr(self, name)
+                raise UserError(f"data.{name}", got=got, expected=f"a number of at least {least}", do="correct it")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,35 @@ class Cache:
             finally:
                 partial.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(
-                f"cache {self.folder}",
-                got=f"{error.strerror} on writing {name}",
-                expected="a folder that can be written to and has room",
-                do="set data.cache, or the environment variable XDG_CACHE_HOME, to another folder",
-            ) from error
+            raise self._refusal(name, error) from error
         return path
 
     def read(self, name: str, sha256: str) -> Path | None:
         """The path of a file with this content; None if it is absent or damaged, so that it is made again."""
         path = self.folder / name
         return path if path.is_file() and _sha256(path) == sha256 else None
+
+    def copied(self, name: str, sha256: str, copy: Callable[[Path], bool], origin: str) -> Path:
+        """A large file with this content from elsewhere; `copy` writes it where it is absent or damaged.
+
+        Refuses (UserError) an origin whose content is another one, and a cache that cannot be written to.
+        """
+        path = self.folder / name
+        if path.is_file() and self.sha256(path) == sha256:
+            return path
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            got = _sha256(partial) if copy(partial) else "no such file"
+            if got != sha256:
+                do = "index the source with `pi05 data index` and put it there whole"
+                raise UserError(f"{origin}, sha256", got=got, expected=sha256, do=do)
+            partial.replace(path)
+        except OSError as error:
+            raise self._refusal(name, error) from error
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
 
     def write_facts(self, name: str, facts: dict[str, Any]) -> None:
         """Remember what JSON can hold, with its own checksum."""
@@ -64,6 +82,14 @@ class Cache:
             return facts if content["sha256"] == _sha256_of(facts) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
+
+    def _refusal(self, name: str, error: OSError) -> UserError:
+        return UserError(
+            f"cache {self.folder}",
+            got=f"{error.strerror} on writing {name}",
+            expected="a folder that can be written to and has room",
+            do="set data.cache, or the environment variable XDG_CACHE_HOME, to another folder",
+        )
 
     def sha256(self, path: Path) -> str:
         """sha256 of a large file that stands elsewhere, read once per machine and change.

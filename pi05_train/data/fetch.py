@@ -86,7 +86,7 @@ class Fetcher:
         found: list[tuple[int, bytes]] = []
         missing: list[_Wanted] = []
         for wanted in run:
-            content = self._cache and self._cache.read(wanted.shard, wanted.start, wanted.length, wanted.crc32)
+            content = self._cached(wanted)
             if content is None:
                 missing.append(wanted)
             else:
@@ -98,6 +98,11 @@ class Fetcher:
                 self._cache.write(wanted.shard, wanted.start, content)
             found.append((number, content))
         return found
+
+    def _cached(self, wanted: _Wanted) -> bytes | None:
+        if self._cache is None:
+            return None
+        return self._cache.read(wanted.shard, wanted.start, wanted.length, wanted.crc32)
 
 
 def _read_run(run: list[_Wanted]) -> list[tuple[int, bytes]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pi05_train.data.cache import Cache
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import declared_members, parse_header
+from pi05_train.samples.store import PATIENCE_SECONDS, Store, open_store
 
 SCHEMA_VERSION = 1
 RECORD = np.dtype(
@@ -44,6 +45,7 @@ COLUMNS = ("key", "environment_id", "task")
 BLOCK = 512
 """Bytes of a tar header; members are padded to whole blocks."""
 _END_OF_ARCHIVE = bytes(2 * BLOCK)
+_AGAIN = "index the source with `pi05 data index`"
 _ROWS_READ_TOGETHER = 2**16
 """Strings of that many rows are read to look up one: few enough to take a millisecond, the footer stays small."""
 
@@ -61,42 +63,33 @@ class Shard:
 class Index:
     """An opened index; row i of `records` and of every column is the same sample. A pickle of it opens the map anew."""
 
+    store: Store
+    """Where its shards stand."""
     folder: Path
+    """Where its own files can be mapped: beside the shards, or copies in the cache."""
     shards: tuple[Shard, ...]
     records: np.memmap[Any, np.dtype[np.void]]
     fingerprint: str
     """sha256 of what the source holds, wherever it stands: two copies of a source share it."""
 
     @classmethod
-    def open(cls, folder: Path, cache: Cache | None = None) -> Index:
-        """The index of the source in `folder`; reads sizes and, unless the cache knows them, the index files.
+    def open(
+        cls, where: Path | str, cache: Cache | None = None, *, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Index:
+        """The index of the source in a folder or at an address; of its shards it asks the sizes alone.
 
-        Refuses (UserError) a missing, damaged or foreign index and a shard that is gone or has another size.
+        The index files are read unless the cache knows them. Refuses (UserError) a missing, damaged or foreign index
+        and a shard that is gone or has another size.
         """
-        again = "index the source with `pi05 data index`"
         cache = cache or Cache()
-        path = folder / "index.json"
-        if not path.is_file():
-            raise UserError(f"index of {folder}", got="no index.json", expected="an indexed source", do=again)
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{path}", got=error, expected="valid JSON", do=again) from error
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(
-                f"{path}, schema_version", got=content.get("schema_version"), expected=SCHEMA_VERSION, do=again
-            )
-        if not content["samples"]:
-            raise UserError(f"source {folder}", got="0 samples", expected="at least one", do="convert the source again")
-        for name, digest in content["files"].items():
-            got = cache.sha256(folder / name) if (folder / name).is_file() else "no such file"
-            if got != digest:
-                raise UserError(f"{folder / name}, sha256", got=got, expected=digest, do=again)
+        store = open_store(str(where), patience_seconds=patience_seconds)
+        content = _read_content(store)
+        folder = _index_files(store, content["files"], cache)
         shards = tuple(Shard(**shard) for shard in content["shards"])
-        _check_sizes(folder, shards, do=f"restore the shard, or {again} if the source was changed on purpose")
+        _check_sizes(store, shards)
         records = _map_records(folder)
         assert len(records) == content["samples"]
-        return cls(folder, shards, records, _fingerprint(content))
+        return cls(store, folder, shards, records, _fingerprint(content))
 
     def __len__(self) -> int:
         return len(self.records)
@@ -106,10 +99,6 @@ class Index:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, records=_map_records(state["folder"]))
-
-    def path(self, row: int) -> Path:
-        """The shard that holds `row`."""
-        return self.folder / self.shards[int(self.records["shard"][row])].name
 
 
 def read_keys(folder: Path, rows: Sequence[int]) -> list[str]:
@@ -133,18 +122,51 @@ def _map_records(folder: Path) -> np.memmap[Any, np.dtype[np.void]]:
     return records
 
 
-def _check_sizes(folder: Path, shards: Sequence[Shard], *, do: str) -> None:
-    """One listing of the folder: a source may have thousands of shards."""
-    with os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+def _read_content(store: Store) -> dict[str, Any]:
+    """`index.json` of this version."""
+    found = store.read_whole("index.json")
+    if found is None:
+        raise UserError(f"index of {store.where}", got="no index.json", expected="an indexed source", do=_AGAIN)
+    where = f"{store.where}/index.json"
+    try:
+        content: dict[str, Any] = json.loads(found)
+    except ValueError as error:
+        raise UserError(where, got=error, expected="valid JSON", do=_AGAIN) from error
+    if content.get("schema_version") != SCHEMA_VERSION:
+        version = content.get("schema_version")
+        raise UserError(f"{where}, schema_version", got=version, expected=SCHEMA_VERSION, do=_AGAIN)
+    if not content["samples"]:
+        raise UserError(
+            f"source {store.where}", got="0 samples", expected="at least one", do="convert the source again"
+        )
+    return content
+
+
+def _index_files(store: Store, digests: dict[str, str], cache: Cache) -> Path:
+    """The folder with index.npy and index.parquet, as `index.json` says they are; remote ones are copied once."""
+    if store.remote:
+        copies = f"indexes/{hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()}"
+        for name, digest in digests.items():
+            cache.copied(f"{copies}/{name}", digest, partial(store.copy, name), f"{store.where}/{name}")
+        return cache.folder / copies
+    folder = Path(store.where)
+    for name, digest in digests.items():
+        got = cache.sha256(folder / name) if (folder / name).is_file() else "no such file"
+        if got != digest:
+            raise UserError(f"{folder / name}, sha256", got=got, expected=digest, do=_AGAIN)
+    return folder
+
+
+def _check_sizes(store: Store, shards: Sequence[Shard]) -> None:
+    sizes = store.sizes([shard.name for shard in shards])
     for shard in shards:
         size = sizes.get(shard.name)
         if size != shard.size_bytes:
             raise UserError(
-                f"shard {folder / shard.name}, bytes",
+                f"shard {store.where}/{shard.name}, bytes",
                 got="no such file" if size is None else size,
                 expected=f"{shard.size_bytes} as indexed",
-                do=do,
+                do=f"restore the shard, or {_AGAIN} if the source was changed on purpose",
             )
 
 

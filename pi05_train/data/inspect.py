@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pi05_train.data.index import Index, read_keys
 from pi05_train.data.reader import split_members
 from pi05_train.errors import UserError
-from pi05_train.processing.normalisation import NormStats, read_norm_stats
+from pi05_train.processing.normalisation import NormStats, parse_norm_stats
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample
@@ -27,7 +27,8 @@ class Inspected:
     row: int
     rows: int
     """Of the whole source."""
-    shard: Path
+    shard: str
+    """Its path or address."""
     offset: int
     length: int
     statistics: dict[str, NormStats]
@@ -36,26 +37,26 @@ class Inspected:
     """What the card does not allow, or ""."""
 
 
-def inspect(folder: Path, card: SourceCard, *, key: str | None = None, row: int = 0) -> Inspected:
+def inspect(where: Path | str, card: SourceCard, *, key: str | None = None, row: int = 0) -> Inspected:
     """The sample with this key, or else the one at this row of the index (negative: from the end).
 
-    Refuses (UserError) what `Index.open` refuses, a row or key that does not exist, and a damaged sample.
+    `where`: the source's folder or address. Refuses (UserError) what `Index.open` refuses, a row or key that does not
+    exist, and a damaged sample.
     """
-    index = Index.open(folder)
+    index = Index.open(where)
     if key is not None:
-        row = _row_of(folder, key)
+        row = _row_of(index.folder, key)
     if not -len(index) <= row < len(index):
-        raise UserError(f"row of {folder}", got=row, expected=f"0 to {len(index) - 1}", do="choose one of them")
+        raise UserError(f"row of {where}", got=row, expected=f"0 to {len(index) - 1}", do="choose one of them")
     row %= len(index)
-    record, shard = index.records[row], index.path(row)
+    record = index.records[row]
+    shard = index.shards[int(record["shard"])].name
     offset, length = int(record["offset"]), int(record["length"])
-    with shard.open("rb") as file:
-        file.seek(offset)
-        content = file.read(length)
+    content = index.store.read(shard, offset, length)
     if len(content) != length or zlib.crc32(content) != int(record["crc32"]):
         raise UserError(
-            f"row {row} of {folder}",
-            got=f"changed bytes at byte {offset} of {shard.name}",
+            f"row {row} of {where}",
+            got=f"changed bytes at byte {offset} of {shard}",
             expected="the bytes that were indexed",
             do="see what else is damaged with `pi05 data verify`",
         )
@@ -64,9 +65,11 @@ def inspect(folder: Path, card: SourceCard, *, key: str | None = None, row: int 
         check_sample(sample, card)
     except UserError as error:
         complaint = str(error)
-    path = folder / "norm_stats.json"
-    statistics = read_norm_stats(path) if path.is_file() else {}
-    return Inspected(sample, card, row, len(index), shard, offset, length, statistics, complaint)
+    found = index.store.read_whole("norm_stats.json")
+    statistics = {} if found is None else parse_norm_stats(found, f"{where}/norm_stats.json")
+    return Inspected(
+        sample, card, row, len(index), f"{index.store.where}/{shard}", offset, length, statistics, complaint
+    )
 
 
 def _row_of(folder: Path, key: str) -> int:

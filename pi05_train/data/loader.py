@@ -106,7 +106,7 @@ def heldout_samples(mixture: Mixture, reader: Reader, per_source: int) -> dict[s
     chosen: dict[str, list[Sample]] = {}
     for name, size in zip(mixture.names, mixture.sizes, strict=True):
         rows = permute(np.arange(min(per_source, size)), size, "heldout", name)
-        chosen[name] = [reader.read(name, row) for row in rows.tolist()]
+        chosen[name] = list(reader.read_all(name, rows.tolist()))
     return chosen
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pi05_train.config.schema import Config
 from pi05_train.data.cache import Cache
 from pi05_train.data.index import Index, read_keys
 from pi05_train.data.phases import plan_phases
@@ -16,6 +17,7 @@ from pi05_train.data.schedule import SCHEDULE_VERSION, Phase, Schedule
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard, check_card
 from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, check_mixture
+from pi05_train.samples.store import PATIENCE_SECONDS, source_address
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,15 @@ class Mixture:
 
     @classmethod
     def open(
-        cls, config: MixtureConfig, root: Path, *, split: str | None = None, cache: Cache | None = None
+        cls,
+        config: MixtureConfig,
+        root: Path | str,
+        *,
+        split: str | None = None,
+        cache: Cache | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> Mixture:
-        """Open the index of every enabled source; relative shard folders start at `root`.
+        """Open the index of every enabled source; relative `shards` start at `root`, a folder or an address.
 
         The first time on a machine it reads the indexes whole; `cache` (None: the user's own) remembers what it found.
 
@@ -61,7 +69,8 @@ class Mixture:
                     expected="an entry named like its card",
                     do="rename one of them",
                 )
-            indexes[name] = Index.open(root / entry.card.shards, cache)
+            where = source_address(str(root), entry.card.shards)
+            indexes[name] = Index.open(where, cache, patience_seconds=patience_seconds)
         return cls(
             name=config.name,
             filters=filters,
@@ -70,6 +79,18 @@ class Mixture:
             rows={name: filter_rows(name, index, filters, cache) for name, index in indexes.items()},
             config=config,
         )
+
+    @classmethod
+    def of(cls, config: Config, *, split: str | None = None) -> Mixture:
+        """The mixture of a configuration, opened where its `data` says."""
+        data = config.data
+        cache, patience = Cache(data.cache), data.patience_seconds
+        return cls.open(config.mixture, data.root, split=split, cache=cache, patience_seconds=patience)
+
+    @property
+    def remote(self) -> bool:
+        """Whether any source is read over the network."""
+        return any(index.store.remote for index in self.indexes.values())
 
     @property
     def names(self) -> tuple[str, ...]:

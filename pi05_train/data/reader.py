@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from pi05_train.data.fetch import Fetcher
 from pi05_train.data.index import BLOCK
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.permutation import permute
 from pi05_train.data.schedule import Draw
+from pi05_train.data.shard_cache import ShardCache
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample
 
 T = TypeVar("T")
 _MOST_IN_A_ROW = 16
+_READ_TOGETHER = 64
 
 
 class BadSample(UserError):  # noqa: N818  it is a finding about the data, not a fault of the program
@@ -46,46 +50,42 @@ class Drawn(Generic[T]):
 
 
 class Reader:
-    """Reads samples of an opened mixture. Holds no open files, so workers may share it."""
+    """Reads samples of an opened mixture. Holds no open files, and may be pickled: worker processes share its files."""
 
-    def __init__(self, mixture: Mixture) -> None:
+    def __init__(self, mixture: Mixture, cache: ShardCache | None = None) -> None:
+        """`cache` keeps what is read of remote shards."""
         self.mixture = mixture
+        self._fetcher = Fetcher(mixture, cache)
 
-    def members(self, source: str, row: int) -> dict[str, bytes]:
-        """The members (extension to bytes) of one sample, checksum verified.
+    def start(self, samples: Sequence[tuple[str, int]]) -> Callable[[], list[bytes]]:
+        """Begin to fetch these (source, row); what it returns waits, and gives the `content` that others here take."""
+        return self._fetcher.start(samples)
+
+    def members(self, source: str, row: int, content: bytes | None = None) -> dict[str, bytes]:
+        """The members (extension to bytes) of one sample, checksum verified; `content` if it has been fetched.
 
         Raises `BadSample` when the bytes are not those that were indexed, UserError when the shard is gone.
         """
+        if content is None:
+            [content] = self.start([(source, row)])()
         index = self.mixture.indexes[source]
         record = index.records[self.mixture.rows[source][row]]
-        path = index.folder / index.shards[int(record["shard"])].name
-        offset, length = int(record["offset"]), int(record["length"])
-        try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(offset)
-                content = file.read(length)
-        except OSError as error:
-            raise UserError(
-                f"shard {path} of source {source}",
-                got=f"{type(error).__name__} while reading",
-                expected="a readable file",
-                do="restore it, then resume the run",
-            ) from error
-        if len(content) != length or zlib.crc32(content) != int(record["crc32"]):
+        if len(content) != record["length"] or zlib.crc32(content) != int(record["crc32"]):
+            shard = index.shards[int(record["shard"])].name
             raise BadSample(
                 f"sample {self.mixture.key(source, row)} of source {source}",
-                got=f"{len(content)} bytes with another checksum at byte {offset} of {path.name}",
-                expected=f"{length} bytes as indexed",
+                got=f"{len(content)} bytes with another checksum at byte {record['offset']} of {shard}",
+                expected=f"{record['length']} bytes as indexed",
                 do="restore the shard",
             )
         return split_members(content)
 
-    def read(self, source: str, row: int) -> Sample:
+    def read(self, source: str, row: int, content: bytes | None = None) -> Sample:
         """The sample at position `row` of the source's filtered rows.
 
         Raises `BadSample` (a UserError) for one that is damaged or not what its card declares.
         """
-        members = self.members(source, row)
+        members = self.members(source, row, content)
         try:
             sample = parse_sample(members)
             check_sample(sample, self.mixture.cards[source])
@@ -93,7 +93,14 @@ class Reader:
             raise bad_sample(str(error)) from error
         return sample
 
-    def draw(self, draw: Draw, seed: int, make: Callable[[Sample], T]) -> Drawn[T]:
+    def read_all(self, source: str, rows: Iterable[int]) -> Iterator[Sample]:
+        """`read` of each row in turn, fetched some together."""
+        waiting = iter(rows)
+        while some := list(islice(waiting, _READ_TOGETHER)):
+            for row, content in zip(some, self.start([(source, row) for row in some])(), strict=True):
+                yield self.read(source, row, content)
+
+    def draw(self, draw: Draw, seed: int, make: Callable[[Sample], T], content: bytes | None = None) -> Drawn[T]:
         """`make` of the drawn sample, or of its deterministic substitute if the sample is bad.
 
         Substitutes come in the order of a permutation keyed by (seed, source, draw). An exception of `make` is the
@@ -104,7 +111,7 @@ class Reader:
         row = draw.row
         for attempt in range(_MOST_IN_A_ROW):
             try:
-                sample = self.read(draw.source, row)
+                sample = self.read(draw.source, row, content if attempt == 0 else None)
                 return Drawn(_make(make, sample), tuple(faults))
             except BadSample as error:
                 faults.append(Fault(draw.source, row, draw.draw, str(error)))

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pi05_train.config.build import Statistics
 from pi05_train.config.schema import Config
-from pi05_train.data.cache import Cache
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.permutation import permute
 from pi05_train.data.reader import Reader
@@ -37,14 +36,14 @@ def fit_tokenizers(
     action_dim unless `tokenizer.fast_native_dims` (decision 21 of the recipe). `report(done, total, what)` follows the
     reading.
     """
-    mixture = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
+    mixture = Mixture.of(config)
     reader = Reader(mixture)
     corpus: list[str] = []
     chunks: list[NDArray[np.float32]] = []
     for done, (source, size) in enumerate(zip(mixture.names, mixture.sizes, strict=True)):
         report(done, len(mixture.names), source)
-        for row in permute(np.arange(min(SAMPLES_PER_SOURCE, size)), size, "tokenizer", source).tolist():
-            sample = reader.read(source, row)
+        rows = permute(np.arange(min(SAMPLES_PER_SOURCE, size)), size, "tokenizer", source)
+        for sample in reader.read_all(source, rows.tolist()):
             corpus += _texts(sample, config, mixture, statistics)
             if sample.kind in ACTION_KINDS:
                 card, stats, kind = mixture.cards[source], statistics[source]["actions"], config.data.normalisation

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample
+from pi05_train.samples.store import Folder, Store, local_copy, open_store
 
 Report = Callable[[int, int, str], None]
 """(shards done, of how many, which)."""
@@ -42,32 +44,39 @@ class Problem:
 
 
 def verify(
-    folder: Path, card: SourceCard | None = None, *, workers: int = 1, report: Report | None = None
+    where: Path | str, card: SourceCard | None = None, *, workers: int = 1, report: Report | None = None
 ) -> list[Problem]:
-    """What is wrong with the source in `folder`, in the shards' order; an empty list says that all is as indexed.
+    """What is wrong with the source in a folder or at an address, in the shards' order; empty: all is as indexed.
 
-    Every shard's size and sha256, every sample's checksum, members and index columns, what `card` declares, shards
-    that the index does not know, and the index files themselves. Refuses (UserError) only a source without a readable
-    `index.json`.
+    Every shard's size and sha256, every sample's checksum, members and index columns, what `card` declares, the index
+    files themselves, and in a folder shards that the index does not know. A remote shard is copied to this machine for
+    as long as it is looked at. Refuses (UserError) only a source without a readable `index.json`.
     """
-    content = _recorded(folder)
+    store = open_store(str(where))
+    content = _recorded(store)
     shards = [Shard(**shard) for shard in content["shards"]]
-    problems = [
-        Problem(name, "", "missing" if not (folder / name).is_file() else "not the file that was indexed")
-        for name in _INDEX_FILES
-        if not (folder / name).is_file() or _sha256(folder / name) != content["files"][name]
-    ]
-    ends = None if problems else _ends(folder, len(shards))
-    jobs = [
-        _Job(folder, shard, card, None if ends is None else (ends[number], ends[number + 1]))
-        for number, shard in enumerate(shards)
-    ]
-    for number, found in enumerate(in_order(_check_shard, jobs, workers)):
-        problems += found
-        if report:
-            report(number + 1, len(jobs), shards[number].name)
+    with TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        index = scratch if store.remote else Path(where)
+        if store.remote:
+            for name in _INDEX_FILES:
+                store.copy(name, index / name)
+        problems = [
+            Problem(name, "", "missing" if not (index / name).is_file() else "not the file that was indexed")
+            for name in _INDEX_FILES
+            if not (index / name).is_file() or _sha256(index / name) != content["files"][name]
+        ]
+        ends = None if problems else _ends(index, len(shards))
+        jobs = [
+            _Job(store, index, scratch, shard, card, None if ends is None else (ends[number], ends[number + 1]))
+            for number, shard in enumerate(shards)
+        ]
+        for number, found in enumerate(in_order(_check_shard, jobs, workers)):
+            problems += found
+            if report:
+                report(number + 1, len(jobs), shards[number].name)
     known = {shard.name for shard in shards}
-    surplus = sorted(path.name for path in folder.glob("*.tar") if path.name not in known)
+    surplus = [] if store.remote else sorted(path.name for path in Path(where).glob("*.tar") if path.name not in known)
     return problems + [Problem(name, "", "a shard that the index does not know") for name in surplus]
 
 
@@ -88,16 +97,19 @@ def repair(folder: Path, problems: list[Problem]) -> str:
             do="restore those shards from a copy or convert the source again, and move shards away that do not belong "
             "here (a run passes over single damaged samples on its own and lists them in quarantine.jsonl)",
         )
-    before = _content(_recorded(folder))
+    before = _content(_recorded(Folder(folder)))
     build_index(folder)
-    assert _content(_recorded(folder)) == before, "whole shards give the index that they gave before"
+    assert _content(_recorded(Folder(folder))) == before, "whole shards give the index that they gave before"
     Index.open(folder)
     return f"wrote {' and '.join(problem.file for problem in problems)} anew; rows and fingerprint are as before"
 
 
 @dataclass(frozen=True)
 class _Job:
-    folder: Path
+    store: Store
+    index: Path
+    """Folder of the index files."""
+    scratch: Path
     shard: Shard
     card: SourceCard | None
     rows: tuple[int, int] | None
@@ -112,9 +124,12 @@ def _ends(folder: Path, shards: int) -> list[int]:
 
 
 def _check_shard(job: _Job) -> list[Problem]:
-    path, name = job.folder / job.shard.name, job.shard.name
-    if not path.is_file():
-        return [Problem(name, "", "missing")]
+    with local_copy(job.store, job.shard.name, job.scratch) as path:
+        return _check_copy(job, path) if path.is_file() else [Problem(job.shard.name, "", "missing")]
+
+
+def _check_copy(job: _Job, path: Path) -> list[Problem]:
+    name = job.shard.name
     size = path.stat().st_size
     problems = []
     if size != job.shard.size_bytes:
@@ -128,9 +143,9 @@ def _check_shard(job: _Job) -> list[Problem]:
 
 
 def _check_samples(job: _Job, path: Path, size: int, rows: range) -> Iterator[Problem]:
-    records = np.load(job.folder / "index.npy", mmap_mode="r")
+    records = np.load(job.index / "index.npy", mmap_mode="r")
     assert records.dtype == RECORD
-    keys = read_keys(job.folder, rows)
+    keys = read_keys(job.index, rows)
     lost: list[str] = []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for row, key in zip(rows, keys, strict=True):
@@ -166,19 +181,18 @@ def _columns(sample: Sample) -> tuple[str, int, int, int]:
     return sample.key, sample.episode, sample.frame, flags
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
+def _recorded(store: Store) -> dict[str, Any]:
     """`index.json`; UserError if it is absent or no index."""
-    path = folder / "index.json"
+    found, got = store.read_whole("index.json"), ""
     try:
-        content = json.loads(path.read_bytes())
+        content = {} if found is None else json.loads(found)
         if {"shards", "files", "samples"} <= content.keys():
             return dict(content)
-        got: object = "a file without its shards"
-    except FileNotFoundError:
-        got = "no such file"
+        got = "no such file" if found is None else "a file without its shards"
     except (ValueError, AttributeError) as error:
-        got = error
-    raise UserError(f"{path}", got=got, expected="an index", do="index the source with `pi05 data index`")
+        got = str(error)
+    do = "index the source with `pi05 data index`"
+    raise UserError(f"{store.where}/index.json", got=got, expected="an index", do=do)
 
 
 def _content(recorded: dict[str, Any]) -> dict[str, Any]:

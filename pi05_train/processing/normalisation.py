@@ -65,11 +65,16 @@ def check_usable(stats: NormStats, kind: str, where: str) -> None:
 
 
 def read_norm_stats(path: Path) -> dict[str, NormStats]:
+    """Statistics under "state" and "actions" of an openpi `norm_stats.json`; see `parse_norm_stats`."""
+    return parse_norm_stats(path.read_bytes() if path.is_file() else None, str(path))
+
+
+def parse_norm_stats(content: bytes | None, path: str) -> dict[str, NormStats]:
     """Statistics under "state" and "actions" of an openpi `norm_stats.json`, tiny ranges and deviations floored.
 
-    Quantiles may be absent. An absent or broken file, or one with NaN, is refused with a `UserError`.
+    Quantiles may be absent. An absent file (None) or a broken one, or one with NaN, is refused with a `UserError`.
     """
-    if not path.is_file():
+    if content is None:
         raise UserError(
             "normalisation statistics",
             got=f"no file {path}",
@@ -77,7 +82,7 @@ def read_norm_stats(path: Path) -> dict[str, NormStats]:
             do="write it with `pi05 data index`",
         )
     try:
-        entries = dict(json.loads(path.read_text())["norm_stats"])
+        entries = dict(json.loads(content)["norm_stats"])
         return {name: floored(_parse(entry, f"{path}, {name}"), f"{path}, {name}") for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):

@@ -80,15 +80,17 @@ class RemoteStore:
     def read_whole(self, name: str) -> bytes | None:
         return self._patiently(name, lambda: bytes(self._store.get(name).bytes()))
 
-    def copy(self, name: str, to: Path) -> None:
+    def copy(self, name: str, to: Path) -> bool:
         def download() -> bool:
             with to.open("wb") as file:
                 for block in self._store.get(name).stream(min_chunk_size=8 << 20):
                     file.write(block)
             return True
 
-        if not self._patiently(name, download):
-            raise UserError(f"{name} in {self.where}", got="no such file", expected="one", do="restore it")
+        found = self._patiently(name, download) is not None
+        if not found:
+            to.unlink(missing_ok=True)
+        return found
 
     def _size(self, name: str) -> int | None:
         return self._patiently(name, lambda: int(self._store.head(name)["size"]))

@@ -6,6 +6,7 @@ A store hands out bytes by file name. It knows nothing of samples, indexes or ca
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Protocol
 
 from pi05_train.errors import UserError
 
+PATIENCE_SECONDS = 600.0
+"""How long a remote store may fail to answer before that becomes an error."""
 SCHEMES = ("s3", "gs", "https", "http")
 
 
@@ -33,15 +36,12 @@ class Store(Protocol):
     def read_whole(self, name: str) -> bytes | None:
         """A small file, or None where there is none of that name."""
 
-    def copy(self, name: str, to: Path) -> None:
-        """Write the file's bytes to `to`, however large it is."""
+    def copy(self, name: str, to: Path) -> bool:
+        """Write the file's bytes to `to`, however large it is; False where there is no such file."""
 
 
-def open_store(where: str, *, patience_seconds: float) -> Store:
-    """The store at a path or address; nothing is read yet. Refuses an address of an unknown kind.
-
-    `patience_seconds`: how long a remote store may fail to answer before that becomes an error.
-    """
+def open_store(where: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Store:
+    """The store at a path or address; nothing is read yet. Refuses an address of an unknown kind."""
     if "://" not in where:
         return Folder(Path(where))
     scheme = where.partition("://")[0]
@@ -63,12 +63,15 @@ def source_address(root: str, shards: str) -> str:
 
 @contextmanager
 def local_copy(store: Store, name: str, scratch: Path) -> Iterator[Path]:
-    """The file as a path to read from: where it stands, or a copy in `scratch` that is removed afterwards."""
-    if isinstance(store, Folder):
-        yield store.folder / name
+    """The file as a path to read from: where it stands, or a copy in the folder `scratch` that is removed afterwards.
+
+    Where there is no such file there is none at the path.
+    """
+    if not store.remote:
+        yield Path(store.where) / name
         return
     scratch.mkdir(parents=True, exist_ok=True)
-    path = scratch / f"{name}.{os.getpid()}"
+    path = scratch / name
     try:
         store.copy(name, path)
         yield path
@@ -113,5 +116,8 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def copy(self, name: str, to: Path) -> None:
-        to.write_bytes((self.folder / name).read_bytes())
+    def copy(self, name: str, to: Path) -> bool:
+        if not (self.folder / name).is_file():
+            return False
+        shutil.copyfile(self.folder / name, to)
+        return True

@@ -17,8 +17,9 @@ from pi05_train.errors import UserError
 from pi05_train.trainer.code_version import code_version
 
 MAY_CHANGE = (
-    *("run.steps", "run.folder", "data.root", "data.workers", "data.cache", "tokenizer"),
-    *("mixture.phases", "logger", "checkpoint", "evaluation"),
+    *("run.steps", "run.folder", "tokenizer", "mixture.phases", "logger", "checkpoint", "evaluation"),
+    *("data.root", "data.workers", "data.prefetch_batches"),
+    *("data.cache", "data.cache_gigabytes", "data.patience_seconds"),
 )
 """Keys a resumed run may change: its length, where things stand (fingerprints say that they are the same things), who
 watches it, phases still to come (a checkpoint refuses others in what it has seen). Anything else is another run."""

@@ -13,7 +13,7 @@ import pytest
 from pi05_train.data.index import FAILED, HELDOUT, RECORD, Index, build_index, read_keys
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import write_shards
-from tests.synthetic import CARDS, synthetic_samples
+from tests.synthetic import CARDS, shard_path, synthetic_samples
 
 CARD = CARDS["toy_mobile"]
 SAMPLES = synthetic_samples(CARD)
@@ -34,7 +34,7 @@ def test_every_row_says_where_its_sample_is_and_what_it_is(folder: Path) -> None
     columns = pq.read_table(folder / "index.parquet").to_pylist()
     for row, sample in enumerate(SAMPLES):
         record = index.records[row]
-        content = index.path(row).read_bytes()[int(record["offset"]) :][: int(record["length"])]
+        content = shard_path(index, row).read_bytes()[int(record["offset"]) :][: int(record["length"])]
         assert zlib.crc32(content) == record["crc32"]
         assert content.startswith(f"{sample.key}.json".encode())
         assert all(jpeg in content for jpeg in sample.images.values())

@@ -27,6 +27,7 @@ from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.samples.schema import Sample
+from tests.synthetic import shard_path
 from tests.synthetic_processor import synthetic_processor
 
 World = tuple[Path, dict[str, SourceCard]]
@@ -155,9 +156,9 @@ def test_a_bad_sample_is_replaced_alike_and_written_down(
     victim = healthy[0][1][0].segments[0]
     index = mixture.indexes[victim.source]
     row = read_keys(index.folder, range(len(index))).index(victim.key)
-    content = bytearray(index.path(row).read_bytes())
+    content = bytearray(shard_path(index, row).read_bytes())
     content[int(index.records["offset"][row]) + 700] ^= 1
-    index.path(row).write_bytes(content)
+    shard_path(index, row).write_bytes(content)
 
     runs = [tmp_path / "first", tmp_path / "second"]
     for run in runs:

@@ -17,7 +17,7 @@ from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import write_shards
-from tests.synthetic import synthetic_samples
+from tests.synthetic import shard_path, synthetic_samples
 
 World = tuple[Path, dict[str, SourceCard]]
 SOURCE = "toy_arm"
@@ -32,7 +32,7 @@ def flip(reader: Reader, row: int, needle: bytes | None = None) -> None:
     """Change one byte of the sample at `row`: in its first JPEG, or where `needle` stands."""
     index = reader.mixture.indexes[SOURCE]
     index_row = int(reader.mixture.rows[SOURCE][row])
-    record, path = index.records[index_row], index.path(index_row)
+    record, path = index.records[index_row], shard_path(index, index_row)
     content = bytearray(path.read_bytes())
     start = content.index(needle or b"\xff\xd8", int(record["offset"]))
     content[start + 30] ^= 0x10

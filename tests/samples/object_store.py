@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
         elif fault.isdigit():
-            self._answer(int(fault), b"<Error><Code>SlowDown</Code></Error>")
+            self._answer(int(fault), b'<?xml version="1.0"?>\n<Error><Code>SlowDown</Code></Error>')
         elif query := parse_qs(address.query, keep_blank_values=True):
             self._list(store.folder / path, query)
         else:

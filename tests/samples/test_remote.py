@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pi05_train.errors import UserError
-from pi05_train.samples.store import Store, open_store, source_address
+from pi05_train.samples.store import Store, local_copy, open_store, source_address
 from tests.samples.object_store import ObjectStore, s3_variables, serve
 
 FILES = {f"shard-{number:06d}.tar": bytes([number]) * (number + 1) * 100 for number in range(8)}
@@ -97,8 +97,17 @@ def test_a_refusal_is_an_error_at_once(server: ObjectStore, status: str) -> None
 def test_a_shard_that_is_gone_is_an_error_at_once(store: Store) -> None:
     with pytest.raises(UserError, match=r"shard absent.tar in .*arm: got no such file"):
         store.read("absent.tar", 0, 1)
-    with pytest.raises(UserError, match=r"absent.tar in .*arm: got no such file"):
-        store.copy("absent.tar", Path("never written"))
+
+
+def test_a_copy_of_nothing_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    assert not store.copy("absent.tar", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_remote_file_is_on_this_machine_as_long_as_it_is_looked_at(store: Store, tmp_path: Path) -> None:
+    with local_copy(store, "shard-000002.tar", tmp_path / "scratch") as path:
+        assert path.read_bytes() == FILES["shard-000002.tar"] + b"arm"
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
