@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from pi05_train.data.loader import make_loader
+from pi05_train.data.micro_batches import of_equal_number
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
 from pi05_train.data.schedule import Schedule
@@ -74,7 +75,7 @@ def loaded(
     cpu = cpu_seconds()
     loader = make_loader(
         reader.mixture, schedule, reader, processor,
-        micro_batch_samples=MICRO_BATCH, flow_draws=1, start_step=0, stop_step=steps + WARM_STEPS,
+        division=of_equal_number(MICRO_BATCH), flow_draws=1, start_step=0, stop_step=steps + WARM_STEPS,
         num_workers=workers, run_folder=run_folder,
     )  # fmt: skip
     for _ in range(WARM_STEPS):

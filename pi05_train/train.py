@@ -14,6 +14,7 @@ from pi05_train.config.build import build_processor, fingerprints, save_statisti
 from pi05_train.config.compose import compose, to_yaml
 from pi05_train.config.schema import Config
 from pi05_train.data.loader import make_loader
+from pi05_train.data.micro_batches import make_division
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
 from pi05_train.engine.single import SingleEngine
@@ -38,6 +39,7 @@ def train(config: Config) -> Path:
         print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")
     statistics = shard_statistics(config)
     processor = build_processor(config, statistics)
+    division = make_division(config, mixture, statistics, rank=SingleEngine.rank, world_size=SingleEngine.world_size)
     engine = SingleEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine)
 
     def batches(start: int) -> Iterator[list[Batch]]:
@@ -46,7 +48,7 @@ def train(config: Config) -> Path:
             schedule,
             Reader(mixture),
             processor,
-            micro_batch_samples=config.data.micro_batch_samples,
+            division=division,
             flow_draws=config.stage.objective.flow_draws,
             start_step=start,
             stop_step=steps,

@@ -44,7 +44,7 @@ class DataConfig:
     global_batch_samples: int
     """Samples per optimizer step, over all ranks and micro-steps."""
     micro_batch_samples: int
-    """Samples per forward pass; lowers memory, never changes numbers beyond rounding."""
+    """Samples per forward pass, where no budget below is set; lowers memory, never changes numbers beyond rounding."""
     workers: int
     """Loader processes; never changes which samples are seen."""
     cache: str | None = None
@@ -58,6 +58,10 @@ class DataConfig:
     """Micro-batches that every loader process prepares ahead."""
     normalisation: str = "quantile"
     """How states and actions are scaled: "quantile" (pi0.5, pi0-FAST) or "z_score" (pi0)."""
+    micro_batch_tokens: int | None = None
+    """Most image, prompt and target tokens per forward pass; needs the counts of `pi05 data count`. Numbers stay."""
+    micro_batch_images: int | None = None
+    """Most pictures per forward pass, beside or in place of the token budget."""
 
     def __post_init__(self) -> None:
         check_kind(self.normalisation)

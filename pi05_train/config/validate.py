@@ -137,7 +137,12 @@ def _check_mixture(config: Config) -> None:
 
 def _check_batch_and_schedule(config: Config) -> None:
     data, schedule = config.data, config.schedule
-    if data.micro_batch_samples < 1 or data.global_batch_samples % data.micro_batch_samples:
+    budgets = {name: getattr(data, name) for name in ("micro_batch_tokens", "micro_batch_images")}
+    for name, budget in budgets.items():
+        if budget is not None and budget < 1:
+            raise UserError(f"data.{name}", got=budget, expected="null or at least 1", do="correct it")
+    in_equal_numbers = all(budget is None for budget in budgets.values())
+    if in_equal_numbers and (data.micro_batch_samples < 1 or data.global_batch_samples % data.micro_batch_samples):
         raise UserError(
             "data.global_batch_samples",
             got=data.global_batch_samples,

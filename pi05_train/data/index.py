@@ -36,7 +36,7 @@ RECORD = np.dtype(
         ("crc32", "<u4"),
         ("episode", "<u4"),
         ("frame", "<u4"),
-        ("n_tokens", "<u2"),  # 0: not counted
+        ("n_tokens", "<u2"),  # always 0: tokens depend on the tokenizer, so they stand elsewhere (token_counts.py)
         ("flags", "<u2"),
     ]
 )

@@ -6,9 +6,11 @@ what is in it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pi05_train.data.micro_batches import Division
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.permutation import digest, permute
 from pi05_train.data.quarantine import Quarantine
@@ -45,24 +48,25 @@ def make_loader(
     reader: Reader,
     processor: ExampleMaker,
     *,
-    micro_batch_samples: int,
+    division: Division,
     flow_draws: int,
     start_step: int,
     stop_step: int,
     num_workers: int,
     run_folder: Path,
 ) -> Iterator[tuple[int, list[Batch]]]:
-    """(step, micro-batches in slot order) for each step from `start_step` up to, not including, `stop_step`.
+    """(step, this rank's micro-batches) for each step from `start_step` up to, not including, `stop_step`.
 
-    The batches depend on the mixture, the schedule and the processor only; `num_workers` processes (0: this one)
-    prepare them ahead of time, each with one compute thread. Bad samples are substituted and listed in
-    `run_folder/quarantine.jsonl`. Raises, with the worker's own sentence, every UserError of reader and processor.
+    The batches depend on the mixture, the schedule, the processor and the division only; `num_workers` processes (0:
+    this one) prepare them ahead of time, each with one compute thread. Bad samples are substituted and listed in
+    `run_folder/quarantine.jsonl`; a substitute may be longer than what the division counted on. Raises, with the
+    worker's own sentence, every UserError of reader and processor.
     """
-    per_step = -(-schedule.global_batch // micro_batch_samples)
     assert reader.mixture is mixture
+    micro_batches = _MicroBatches(schedule, division, start_step, stop_step)
     loader: DataLoader[Drawn[_Item] | UserError] = DataLoader(
         _Draws(reader, processor, schedule.seed, flow_draws),
-        batch_sampler=_MicroBatches(schedule, micro_batch_samples, start_step, stop_step),
+        batch_sampler=micro_batches,
         collate_fn=_Collate(processor.model),
         num_workers=num_workers,
         generator=torch.Generator(),  # its own: the global one belongs to the caller
@@ -72,8 +76,8 @@ def make_loader(
     try:
         for step in range(start_step, stop_step):
             batches: list[Batch] = []
-            for _ in range(per_step):
-                result: _MicroBatch | UserError = next(results)
+            first = next(results)  # only now is it sure that the step has been divided
+            for result in chain([first], islice(results, micro_batches.numbers.popleft() - 1)):
                 if isinstance(result, UserError):
                     raise result
                 draws = (step + 1 - start_step) * schedule.global_batch
@@ -148,16 +152,18 @@ class _Draws(Dataset["Drawn[_Item] | UserError"]):
 class _MicroBatches:
     """The draws of each micro-batch, step after step."""
 
-    def __init__(self, schedule: Schedule, micro_batch_samples: int, start_step: int, stop_step: int) -> None:
+    def __init__(self, schedule: Schedule, division: Division, start_step: int, stop_step: int) -> None:
         self._schedule = schedule
-        self._size = micro_batch_samples
+        self._division = division
         self._steps = range(start_step, stop_step)
+        self.numbers: deque[int] = deque()
+        """How many micro-batches each step has that was divided and not yet asked after."""
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for step in self._steps:
-            draws = self._schedule.draws(step)
-            for start in range(0, len(draws), self._size):
-                yield draws[start : start + self._size]
+            divided = self._division(self._schedule.draws(step))
+            self.numbers.append(len(divided))
+            yield from divided
 
 
 class _Collate:

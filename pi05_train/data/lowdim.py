@@ -7,14 +7,15 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.data.index import BLOCK, Index
+from pi05_train.data.index import BLOCK, Index, Shard
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import LOWDIM, parse_header, parse_lowdim
 
@@ -53,6 +54,25 @@ def read_blocks(index: Index, rows: NDArray[np.int64]) -> Iterator[Block]:
                 reader = _ShardReader(file.fileno(), str(path))
                 for first in range(0, len(own), ROWS_PER_BLOCK):
                     yield from reader.read(index, own[first : first + ROWS_PER_BLOCK])
+        except OSError as error:
+            raise UserError(f"shard {path}", got=error, expected="a readable file", do="restore it") from error
+
+
+def read_heads(
+    folder: Path, shards: Sequence[Shard], records: NDArray[np.void]
+) -> Iterator[tuple[bytes, bytes] | UserError]:
+    """(json, lowdim.npz) of the sample of each record, the second empty if it has none; the complaint about one that
+    cannot be taken apart. The records stand in the order of the shards, and count them in `shards`.
+
+    Nothing after these members is read, and no checksum compared. Refuses (UserError) a shard that cannot be read.
+    """
+    for shard in np.unique(records["shard"]).tolist():
+        path = folder / shards[shard].name
+        try:
+            with path.open("rb", buffering=0) as file:
+                reader = _ShardReader(file.fileno(), str(path))
+                for record in records[records["shard"] == shard]:
+                    yield reader.head(int(record["offset"]), int(record["length"]))
         except OSError as error:
             raise UserError(f"shard {path}", got=error, expected="a readable file", do="restore it") from error
 
@@ -107,6 +127,13 @@ class _ShardReader:
             of_layout[1].append(content)
         for layout, (numbers, contents) in found.items():
             yield Block(np.array(numbers), _stacked(layout, contents))
+
+    def head(self, offset: int, length: int) -> tuple[bytes, bytes] | UserError:
+        """(json, lowdim.npz) of the sample there, or what is wrong with it."""
+        try:
+            return self._head(offset, length)
+        except ValueError as error:
+            return self._damaged(offset, error)
 
     def _head(self, offset: int, length: int) -> tuple[bytes, bytes]:
         """(json, lowdim.npz) of the sample there, the second empty if it has none."""

@@ -19,7 +19,7 @@ from pi05_train.processing.augmentation import augment
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.example import Example
 from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
-from pi05_train.processing.limit import TokenLimit
+from pi05_train.processing.limit import TokenLimit, TokenSequence
 from pi05_train.processing.normalisation import NormStats, to_absolute, unnormalise
 from pi05_train.processing.numbers import checked, normalised_chunk, normalised_state
 from pi05_train.processing.sequence import build_prompt, build_sequence, parse_actions
@@ -82,24 +82,29 @@ class Processor:
         if sample.kind in ACTION_KINDS:
             stats = self._statistics(sample.source, "actions")
             chunk, mask = normalised_chunk(sample, card, stats, self.model, self.normalisation)
-        if self.stage_has_text:
-            sequence = build_sequence(
-                sample,
-                templates=self.templates,
-                tokens=self.tokens,
-                state_normalised=state,
-                chunk_normalised=chunk,
-                boxes=boxes,
-                native_dim=card.action_dim,
-                limit=self.limit,
-            )
-            prefix, target = sequence.prefix_ids, sequence.target_ids
-        else:
-            prefix, target = self._prompt(sample, state, boxes), []
+        sequence = self._sequence(sample, card, state, chunk, boxes)
         if not self.stage_has_expert:
             chunk = mask = None
         where = (sample.source, sample.kind, sample.key)
-        return Example(images, prefix, target, chunk, mask, *where, self._state_row(state))
+        ids = (sequence.prefix_ids, sequence.target_ids)
+        return Example(images, *ids, chunk, mask, *where, self._state_row(state))
+
+    def count(self, sample: Sample) -> tuple[int, int]:
+        """(prompt and target tokens, pictures) of the sample's example; no picture is looked at.
+
+        Augmentation changes neither: four position tokens stay four, and a box that would leave its picture keeps it in
+        place.
+        """
+        card = self._card(sample.source)
+        chunk = None
+        if self.stage_has_text and sample.kind in ACTION_KINDS:
+            stats = self._statistics(sample.source, "actions")
+            chunk, _ = normalised_chunk(sample, card, stats, self.model, self.normalisation)
+        boxes = [box for box in sample.boxes if box.camera in sample.images and box.camera in card.cameras]
+        on_picture = [box for box in map(BoxTransform.identity().apply, boxes) if box is not None]
+        sequence = self._sequence(sample, card, self._state(sample), chunk, on_picture)
+        cameras = [camera for camera in card.cameras if camera in sample.images or self.model.pi0_fast_quirks]
+        return len(sequence.prefix_ids) + len(sequence.target_ids), len(cameras)
 
     def prompt_only(self, sample: Sample) -> Example:
         """The prefix of a sample, nothing to learn from: no target, no actions, no augmentation."""
@@ -184,6 +189,28 @@ class Processor:
         if "state" not in self.statistics.get(sample.source, {}) or (sample.state is None and not card.has_actions):
             return None
         return normalised_state(sample, card, self._statistics(sample.source, "state"), self.normalisation)
+
+    def _sequence(
+        self,
+        sample: Sample,
+        card: SourceCard,
+        state: NDArray[np.float64] | None,
+        chunk: NDArray[np.float32] | None,
+        boxes: list[Box],
+    ) -> TokenSequence:
+        """Prompt and target; no target in a stage without text."""
+        if not self.stage_has_text:
+            return TokenSequence(self._prompt(sample, state, boxes), [])
+        return build_sequence(
+            sample,
+            templates=self.templates,
+            tokens=self.tokens,
+            state_normalised=state,
+            chunk_normalised=chunk,
+            boxes=boxes,
+            native_dim=card.action_dim,
+            limit=self.limit,
+        )
 
     def _prompt(self, sample: Sample, state: NDArray[np.float64] | None, boxes: list[Box]) -> list[int]:
         return build_prompt(

@@ -202,6 +202,27 @@ def parse_sample(members: dict[str, bytes]) -> Sample:
     for camera, jpeg in images.items():
         if jpeg[:2] != b"\xff\xd8" or jpeg[-2:] != b"\xff\xd9":
             raise UserError(f"{where}, {camera}.jpg", got="no whole JPEG", expected="one JPEG file", do="convert again")
+    return _sample(header, members.get("lowdim.npz", b""), images, where)
+
+
+def parse_head(json_member: bytes, lowdim_member: bytes) -> Sample:
+    """The sample with these two members (the second empty if it has no numbers), every picture as empty bytes.
+
+    Refuses (UserError naming the key) what `parse_sample` refuses, pictures apart.
+    """
+    header = parse_header(json_member, "a sample")
+    where = f"sample {header['key']} of source {header['source']}"
+    if bool(lowdim_member) != bool(header["lowdim"]):
+        raise UserError(
+            f"{where}, lowdim.npz",
+            got=f"{len(lowdim_member)} bytes",
+            expected=f"the arrays {header['lowdim']}",
+            do="convert the source again",
+        )
+    return _sample(header, lowdim_member, dict.fromkeys(header["cameras"], b""), where)
+
+
+def _sample(header: dict[str, Any], lowdim: bytes, images: dict[str, bytes], where: str) -> Sample:
     if header["kind"] not in KINDS or header["split"] not in ("train", "heldout"):
         raise UserError(
             f"{where}, kind and split",
@@ -210,7 +231,7 @@ def parse_sample(members: dict[str, bytes]) -> Sample:
             do="correct the converter",
         )
     fields = {name: header[name] for name in (*_PLAIN, *_TAIL)}
-    fields |= parse_lowdim(members["lowdim.npz"], header) if header["lowdim"] else {}
+    fields |= parse_lowdim(lowdim, header) if header["lowdim"] else {}
     try:
         return Sample(images=images, boxes=tuple(Box(**box) for box in header["boxes"]), **fields)
     except TypeError as error:

@@ -19,10 +19,12 @@ from pi05_train.trainer.code_version import code_version
 MAY_CHANGE = (
     *("run.steps", "run.folder", "tokenizer", "mixture.phases", "logger", "checkpoint", "evaluation"),
     *("data.root", "data.workers", "data.prefetch_batches"),
+    *("data.micro_batch_samples", "data.micro_batch_tokens", "data.micro_batch_images"),
     *("data.cache", "data.cache_gigabytes", "data.patience_seconds"),
 )
 """Keys a resumed run may change: its length, where things stand (fingerprints say that they are the same things), who
-watches it, phases still to come (a checkpoint refuses others in what it has seen). Anything else is another run."""
+watches it, how a step's batch is divided, phases still to come (a checkpoint refuses others in what it has seen).
+Anything else is another run."""
 
 
 class RunFolder:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pi05_train.data.index import read_keys
 from pi05_train.data.loader import ExampleMaker, heldout_samples, make_flow_draws, make_loader
+from pi05_train.data.micro_batches import of_equal_number
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.quarantine import Quarantine
 from pi05_train.data.reader import Fault, Reader
@@ -68,7 +69,7 @@ def load(
             schedule,
             Reader(mixture),
             processor,
-            micro_batch_samples=micro,
+            division=of_equal_number(micro),
             flow_draws=draws,
             start_step=start,
             stop_step=stop,

@@ -19,6 +19,7 @@ from pi05_train.checkpoint.run_state import DataState, steps_saved
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.run_parts import ScheduleConfig
 from pi05_train.data.loader import make_loader
+from pi05_train.data.micro_batches import of_equal_number
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
 from pi05_train.data.schedule import Schedule
@@ -55,7 +56,7 @@ class World:
                 schedule,
                 Reader(mixture),
                 self.processor,
-                micro_batch_samples=3,
+                division=of_equal_number(3),
                 flow_draws=1,
                 start_step=start,
                 stop_step=STEPS,

@@ -46,6 +46,10 @@ def add_data(data: argparse.ArgumentParser) -> None:
     explain.add_argument("--step", type=int, required=True)
     add_overrides(explain)
     explain.set_defaults(verb=_explain)
+    count = verbs.add_parser("count", help="tokens of every sample, for micro-batches by budget")
+    count.add_argument("--workers", type=int, default=2, help="processes; never changes the result")
+    add_overrides(count)
+    count.set_defaults(verb=_count)
     mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs per source")
     add_overrides(mixture)
     mixture.set_defaults(verb=_mixture)
@@ -130,6 +134,13 @@ def _explain(arguments: argparse.Namespace) -> None:
     from pi05_train.config.compose import compose
 
     explain(compose(arguments.overrides, arguments.config_dir), arguments.step)
+
+
+def _count(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.count import count
+    from pi05_train.config.compose import compose
+
+    count(compose(arguments.overrides, arguments.config_dir), workers=arguments.workers)
 
 
 def _mixture(arguments: argparse.Namespace) -> None:
