@@ -160,7 +160,8 @@ def main() -> None:
         print(
             f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, "
             f"numpy {np.__version__}, pyarrow {pa.__version__}, load average {os.getloadavg()[0]:.1f}; "
-            f"{options.samples} samples in {options.shards} shards of {options.sources} sources, {FILTERS}, batch {BATCH}"
+            f"{options.samples} samples in {options.shards} shards of {options.sources} sources, "
+            f"{FILTERS}, batch {BATCH}"
         )
         for label in ("first time", "again", "again, disk"):
             if label == "again, disk":

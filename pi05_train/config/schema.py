@@ -48,6 +48,8 @@ class DataConfig:
     cache: str | None = None
     """Folder of this machine for what can be made again; None: `$XDG_CACHE_HOME/pi05_train` or `~/.cache/pi05_train`.
     """
+    read_group: int = 1
+    """Samples, neighbours in their shard, that are drawn together: shards far away are then read in larger pieces."""
     normalisation: str = "quantile"
     """How states and actions are scaled: "quantile" (pi0.5, pi0-FAST) or "z_score" (pi0)."""
 

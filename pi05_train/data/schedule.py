@@ -57,7 +57,8 @@ class Schedule:
 
     `names`, `sizes` (rows) and `weights` (relative, any positive unit) are parallel; their order does not matter.
     After k draws of a phase the count of a source with share w is within 3 units of k * w. Draw d of a source depends
-    only on (seed, name, size, read group, d): taking another source out leaves it as it was, and a phase goes on where the last ended.
+    only on (seed, name, size, read group, d): taking another source out leaves it as it was, and a phase goes on where
+    the last ended.
     """
 
     def __init__(

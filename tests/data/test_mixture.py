@@ -121,6 +121,13 @@ def test_the_fingerprint_of_a_run_holds_the_phases_it_has_begun_and_no_later_one
     assert len({none, at(11, a=first), at(21, a=first, b=second), at(21, b=second)}) == 4
 
 
+def test_the_fingerprint_of_a_run_holds_its_read_group_unless_it_is_one(synthetic_world: World) -> None:
+    mixture = Mixture.open(config(synthetic_world), synthetic_world[0])
+    found = [mixture.fingerprint_at(5, mixture.schedule(0, 8, 10, read_group=group)) for group in (1, 2, 4)]
+    assert found[0] == mixture.fingerprint
+    assert len(set(found)) == 3
+
+
 def test_a_source_that_waits_for_its_phase_is_not_yet_in_the_fingerprint(synthetic_world: World) -> None:
     root, plain = synthetic_world[0], config(synthetic_world)
     without = replace(plain, sources=plain.sources | {"toy_arm": replace(plain.sources["toy_arm"], enabled=False)})
