@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,16 @@ def test_a_run_draws_what_its_groups_and_phases_ask_for(synthetic_world: World) 
     for row in opened.describe(schedule.requested(100)):
         assert abs(counts[str(row["source"])] - 10_000 * float(row["share"])) <= 6
     assert schedule.epochs(100) == {name: counts[name] / len(opened.rows[name]) for name in opened.names}
+
+
+def test_a_pickled_mixture_opens_its_files_anew_and_holds_none_of_them(synthetic_world: World) -> None:
+    opened = Mixture.open(config(synthetic_world), synthetic_world[0])
+    copied = pickle.loads(pickle.dumps(opened))
+    assert copied.fingerprint == opened.fingerprint
+    assert copied.describe() == opened.describe()
+    for name in opened.names:
+        assert isinstance(copied.indexes[name].records, np.memmap)
+        assert list(copied.rows[name]) == list(opened.rows[name])
 
 
 def test_the_description_has_one_row_per_source(synthetic_world: World) -> None:
