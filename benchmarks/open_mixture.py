@@ -28,7 +28,7 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from pi05_train.data.cache import Cache  # noqa: E402
 from pi05_train.data.explain import explain  # noqa: E402
-from pi05_train.data.index import HELDOUT, RECORD  # noqa: E402
+from pi05_train.data.index import HELDOUT, RECORD, ROWS_READ_TOGETHER  # noqa: E402
 from pi05_train.data.mixture import Mixture  # noqa: E402
 from pi05_train.samples.card import SourceCard  # noqa: E402
 from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry  # noqa: E402
@@ -65,7 +65,7 @@ def write_source(folder: Path, samples: int, shards: int) -> None:
             keys = [f"{episode:08d}_{frame:06d}" for episode, frame in zip(episodes, frames, strict=True)]
             rooms = [f"{folder.name}_room_{episode % ENVIRONMENTS}" for episode in episodes]
             tasks = [f"put thing {episode % 97} away" for episode in episodes]
-            strings.write_table(pa.table([keys, rooms, tasks], schema=schema), row_group_size=ROWS_TOGETHER)
+            strings.write_table(pa.table([keys, rooms, tasks], schema=schema), row_group_size=ROWS_READ_TOGETHER)
     size = per_shard * SAMPLE_BYTES + 1024
     names = [f"shard-{number:06d}.tar" for number in range(shards)]
     for name in names:
@@ -102,13 +102,16 @@ def milliseconds(call: Callable[[], object]) -> float:
 def measure(root: Path) -> None:
     """Open the mixture in this fresh process and print a line about it."""
     imported = private_megabytes()
-    cards = [SourceCard(folder.name, "WD", folder.name) for folder in sorted(root.glob("source_*"))]
-    entries = {card.name: SourceEntry(card, weight) for card, weight in zip(cards, np.geomspace(1, 100, len(cards)))}
+    cards = [
+        SourceCard(folder.name, "WD", folder.name, cameras=["base_0_rgb"]) for folder in sorted(root.glob("source_*"))
+    ]
+    weights = np.geomspace(1, 100, len(cards)).tolist()
+    entries = {card.name: SourceEntry(card, weight) for card, weight in zip(cards, weights, strict=True)}
     config = MixtureConfig("large", entries, FILTERS)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     mixture = Mixture.open(config, root, cache=Cache(root / "cache"))
     table = mixture.describe()
-    opened = time.perf_counter() - start
+    opened, cpu = time.perf_counter() - start, time.process_time() - cpu
     private = private_megabytes()
     start = time.perf_counter()
     schedule = mixture.schedule(0, BATCH, FAR + 10)
@@ -119,8 +122,8 @@ def measure(root: Path) -> None:
     explained = milliseconds(lambda: explain(mixture, schedule, FAR))
     other = milliseconds(lambda: explain(mixture, schedule, FAR + 1))
     print(
-        f"opened in {opened:.2f} s (imports before that {IMPORT_SECONDS:.2f} s), private memory {private:.0f} MB "
-        f"(after the imports {imported:.0f} MB); {sum(map(len, mixture.rows.values()))} rows pass, "
+        f"opened in {opened:.2f} s ({cpu:.2f} s of processor time; imports before that {IMPORT_SECONDS:.2f} s), "
+        f"private memory {private:.0f} MB (after the imports {imported:.0f} MB); {sum(map(len, mixture.rows.values()))} rows pass, "
         f"{sum(int(row['episodes']) for row in table)} episodes; step 10**7 cold {batch:.1f} ms, "
         f"explained in {explained:.0f} ms, the next {other:.0f} ms; at the end {private_megabytes():.0f} MB",
         flush=True,
@@ -155,9 +158,10 @@ def main() -> None:
                 root / f"source_{number:03d}", options.samples // options.sources, options.shards // options.sources
             )
         print(
-            f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, numpy {np.__version__}, "
-            f"pyarrow {pa.__version__}, load average {os.getloadavg()[0]:.1f}; {options.samples} samples in "
-            f"{options.shards} shards of {options.sources} sources, {FILTERS}, batch {BATCH}"
+            f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, "
+            f"numpy {np.__version__}, pyarrow {pa.__version__}, load average {os.getloadavg()[0]:.1f}; "
+            f"{options.samples} samples in {options.shards} shards of {options.sources} sources, "
+            f"{FILTERS}, batch {BATCH}"
         )
         for label in ("first time", "again", "again, disk"):
             if label == "again, disk":

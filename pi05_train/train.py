@@ -33,7 +33,9 @@ def train(config: Config) -> Path:
     Raises UserError, before any step, for whatever a person can mend.
     """
     mixture = Mixture.of(config)
-    schedule = mixture.schedule(config.run.seed, config.data.global_batch_samples, config.run.steps)
+    schedule = mixture.schedule(
+        config.run.seed, config.data.global_batch_samples, config.run.steps, read_group=config.data.read_group
+    )
     steps = config.run.steps if schedule.end_step is None else schedule.end_step
     if steps < config.run.steps:
         print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")

@@ -78,10 +78,10 @@ def mixture(config: Config) -> None:
     """Print shares asked for and drawn, samples that pass the filters and epochs over the run, per source; phases."""
     opened = Mixture.of(config)
     batch = config.data.global_batch_samples
-    schedule = opened.schedule(config.run.seed, batch, config.run.steps)
+    schedule = opened.schedule(config.run.seed, batch, config.run.steps, read_group=config.data.read_group)
     steps = config.run.steps if schedule.end_step is None else schedule.end_step
     counts, epochs = schedule.counts(steps), schedule.epochs(steps)
-    title = f"{opened.name}: {steps} steps of {batch} samples, fingerprint {opened.fingerprint[:12]}"
+    title = f"{opened.name}: {steps} steps of {batch} samples, fingerprint {opened.fingerprint_at(0, schedule)[:12]}"
     table = Table("source", "kind", "asked", "drawn", "samples", "of", "environments", "epochs", title=title)
     for row in opened.describe(schedule.requested(steps)):
         name = str(row["source"])
@@ -122,7 +122,7 @@ def explain(config: Config, step: int) -> None:
     opened = Mixture.of(config)
     start = time.perf_counter()
     batch = config.data.global_batch_samples
-    schedule = opened.schedule(config.run.seed, batch, step + 1)
+    schedule = opened.schedule(config.run.seed, batch, step + 1, read_group=config.data.read_group)
     slots = explain_step(opened, schedule, step)
     milliseconds = (time.perf_counter() - start) * 1e3
     title = f"step {step} of {opened.name}, seed {config.run.seed}: {batch} samples, found in {milliseconds:.0f} ms"

@@ -56,6 +56,8 @@ class DataConfig:
     """How long a remote store may fail to answer before the run stops."""
     prefetch_batches: int = 2
     """Micro-batches that every loader process prepares ahead."""
+    read_group: int = 1
+    """Samples, neighbours in their shard, that are drawn together: shards far away are then read in larger pieces."""
     normalisation: str = "quantile"
     """How states and actions are scaled: "quantile" (pi0.5, pi0-FAST) or "z_score" (pi0)."""
     micro_batch_tokens: int | None = None

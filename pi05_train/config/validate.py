@@ -149,6 +149,13 @@ def _check_batch_and_schedule(config: Config) -> None:
             expected=f"a multiple of data.micro_batch_samples={data.micro_batch_samples}",
             do="change one of them",
         )
+    if data.read_group < 1 or data.global_batch_samples % data.read_group:
+        raise UserError(
+            "data.read_group",
+            got=data.read_group,
+            expected=f"a divisor of data.global_batch_samples={data.global_batch_samples}",
+            do="change one of them",
+        )
     if schedule.warmup_steps > config.run.steps:
         raise UserError(
             "schedule.warmup_steps",

@@ -107,16 +107,17 @@ class Mixture:
         first = plan_phases(self.config, dict(zip(self.names, self.sizes, strict=True)), global_batch=1, steps=0)
         return tuple(first.phases[0].share(name) for name in self.names)
 
-    def schedule(self, seed: int, global_batch: int, steps: int) -> Schedule:
+    def schedule(self, seed: int, global_batch: int, steps: int, *, read_group: int = 1) -> Schedule:
         """The batches of the first `steps` steps; its `end_step` tells if exhausted sources end the run earlier."""
         rows = dict(zip(self.names, self.sizes, strict=True))
-        plan = plan_phases(self.config, rows, global_batch=global_batch, steps=steps)
+        plan = plan_phases(self.config, rows, global_batch=global_batch, steps=steps, read_group=read_group)
         return Schedule(
             seed,
             self.names,
             self.sizes,
             [plan.phases[0].share(name) for name in self.names],
             global_batch,
+            read_group=read_group,
             phases=plan.phases[1:],
             end_step=plan.end_step,
             end_reason=plan.end_reason,
@@ -124,7 +125,8 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of everything that the data order depends on before any later phase, besides seed and batch size.
+        """sha256 of everything that the data order depends on before any later phase, besides what a schedule adds:
+        seed, batch size and read group.
 
         Independent of where the shards stand and of the order in which the sources are declared.
         """
@@ -136,10 +138,12 @@ class Mixture:
         Phases that begin later do not count, so a run may be given new ones.
         """
         begun = [phase for phase in schedule.phases[1:] if phase.from_step < step]
-        if not begun:
-            return self.fingerprint
-        phases = [(phase.from_step, self._content(self._phase_shares(phase))) for phase in begun]
-        return _sha256({"first": self.fingerprint, "phases": phases})
+        decided: dict[str, object] = {}
+        if begun:
+            decided["phases"] = [(phase.from_step, self._content(self._phase_shares(phase))) for phase in begun]
+        if schedule.read_group != 1:
+            decided["read_group"] = schedule.read_group
+        return _sha256({"first": self.fingerprint} | decided) if decided else self.fingerprint
 
     def _phase_shares(self, phase: Phase) -> dict[str, float]:
         return {name: phase.share(name) for name in self.names}

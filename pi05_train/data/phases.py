@@ -13,7 +13,7 @@ from pi05_train.errors import UserError
 from pi05_train.samples.mixture_config import MixtureConfig, PhaseEntry
 
 _MARGIN = 4
-"""Draws; a count stays within 3 of its share."""
+"""Units; a count stays within 3 of its share."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,19 @@ class PhasePlan:
     end_reason: str = ""
 
 
-def plan_phases(config: MixtureConfig, rows: Mapping[str, int], *, global_batch: int, steps: int) -> PhasePlan:
+def plan_phases(
+    config: MixtureConfig, rows: Mapping[str, int], *, global_batch: int, steps: int, read_group: int = 1
+) -> PhasePlan:
     """The phases that begin before `steps`, and where the data ends if it does so before; `rows` of enabled sources.
 
     A source leaves at the step that would take it over its last epoch: it is never seen more often than allowed, and
-    fewer of its rows than a step draws stay unseen. Up to any step the result is the same for every larger `steps`.
+    fewer of its rows than a step and a read group have stay unseen. Up to any step the result is the same for every
+    larger `steps`.
     Refuses (UserError) what `source_weights` refuses in any of these phases, and a source gone before its first draw.
     """
     ahead = sorted(config.phases.items(), key=lambda item: item[1].from_step)
-    limits = _limits(config, rows)
+    limits = {name: draws // read_group for name, draws in _limits(config, rows).items()}
+    units = global_batch // read_group  # per step; from here on limits and counts are units too
     drawn = dict.fromkeys(rows, 0)
     phases: list[Phase] = []
     mix, start, label = _Mix(config, rows), 0, ""
@@ -48,18 +52,18 @@ def plan_phases(config: MixtureConfig, rows: Mapping[str, int], *, global_batch:
         shares = Apportionment(weights)
         until = min([steps, *(entry.from_step for _, entry in ahead)])
         left = {name: limits[name] - drawn[name] for name in shares.names if name in limits}
-        over = start + steps_within(shares, weights, left, global_batch) if left else until
+        over = start + steps_within(shares, weights, left, units) if left else until
         end = max(start, min(until, over))
         if end > start or end == steps:
             phases.append(Phase(label, start, weights))
-            counts = shares.counts((end - start) * global_batch)
+            counts = shares.counts((end - start) * units)
             drawn |= {name: drawn[name] + count for name, count in zip(shares.names, counts, strict=True)}
         if end == steps:
             return PhasePlan(tuple(phases))
         if over < until:
-            gone = _exhausted(shares, (over + 1 - start) * global_batch, left)
+            gone = _exhausted(shares, (over + 1 - start) * units, left)
             for name in gone:
-                _check_was_drawn(name, drawn[name], limits[name], global_batch)
+                _check_was_drawn(name, drawn[name], limits[name] * read_group, global_batch)
             if stopping := [name for name in gone if config.sources[name].on_exhaust == "stop"]:
                 return PhasePlan(tuple(phases), end, f"source {stopping[0]} is exhausted")
             mix.gone += gone
@@ -67,24 +71,22 @@ def plan_phases(config: MixtureConfig, rows: Mapping[str, int], *, global_batch:
         start = end
 
 
-def steps_within(
-    shares: Apportionment, weights: Mapping[str, float], left: Mapping[str, int], global_batch: int
-) -> int:
-    """The most whole steps after which no source of `left` has been drawn more often than that."""
+def steps_within(shares: Apportionment, weights: Mapping[str, float], left: Mapping[str, int], units: int) -> int:
+    """The most whole steps, each of so many units, after which no source of `left` has given more than that."""
     total = sum(weights.values())
 
     def exceeds(step: int) -> bool:
-        return bool(_exhausted(shares, (step + 1) * global_batch, left))
+        return bool(_exhausted(shares, (step + 1) * units, left))
 
-    per_step = {name: weights[name] / total * global_batch for name in left}
+    per_step = {name: weights[name] / total * units for name in left}
     lowest = min(int((left[name] - _MARGIN) / per_step[name]) for name in left) - 1
     highest = min(int((left[name] + _MARGIN) / per_step[name]) for name in left) + 1
     return bisect_left(range(max(0, lowest), max(0, highest)), True, key=exceeds) + max(0, lowest)
 
 
-def _exhausted(shares: Apportionment, draws: int, left: Mapping[str, int]) -> list[str]:
-    """Sources that `draws` draws would take over what is left of them."""
-    counts = zip(shares.names, shares.counts(draws), strict=True)
+def _exhausted(shares: Apportionment, units: int, left: Mapping[str, int]) -> list[str]:
+    """Sources that so many units would take over what is left of them."""
+    counts = zip(shares.names, shares.counts(units), strict=True)
     return [name for name, count in counts if name in left and count > left[name]]
 
 

@@ -1,4 +1,7 @@
-"""Which rows of an index pass a filter: found once, in blocks, and kept as one bit per row."""
+"""Which rows of an index pass a filter: found once, in blocks, and kept as one bit per row.
+
+Shapes: B runs of `_BITS` rows, K bytes of a run; N rows of a block, E episodes.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from pi05_train.samples.mixture_config import FilterConfig
 
 _BITS = 512
 """Rows whose bits are counted together: one look-up unpacks that many."""
+_GROUPS_TOGETHER = 16
+"""Parts of `index.parquet` that are read at once."""
 _FORMAT = 1
 """To be raised when the same index and filter would give other files."""
 _FRAME_BITS, _FRAME_MASK = np.uint64(32), np.uint64(2**32 - 1)
@@ -167,8 +172,10 @@ def _blocks(index: Index) -> Iterator[_Block]:
     """All rows, read from the files and not through the map: pages of a map would stay in this process's memory."""
     first = 0
     with pq.ParquetFile(index.folder / "index.parquet", read_dictionary=["environment_id"]) as file:
-        for group in range(file.num_row_groups):
-            column = file.read_row_group(group, columns=["environment_id"], use_threads=False)[0].combine_chunks()
+        for group in range(0, file.num_row_groups, _GROUPS_TOGETHER):
+            groups = range(group, min(group + _GROUPS_TOGETHER, file.num_row_groups))
+            table = file.read_row_groups(groups, columns=["environment_id"], use_threads=False)
+            column = table.unify_dictionaries()[0].combine_chunks()
             offset = index.records.offset + first * RECORD.itemsize
             records = np.fromfile(index.folder / "index.npy", RECORD, len(column), offset=offset)
             yield _Block(first, records, column.indices.to_numpy(), column.dictionary.to_pylist())

@@ -3,6 +3,9 @@
 Nothing here remembers anything: the batch is computed from (seed, step), the sources' names, sizes, weights and phases,
 so step 10**7 costs what step 0 costs, and ranks, workers and resumed runs agree without talking to each other.
 
+A unit is `read_group` consecutive draws of a source; whole units are apportioned, ordered and put into slots, so that
+the rows of one, neighbours in their shard, can be read at once. With a read group of 1 a unit is a draw.
+
 Shapes: S sources (all, or those of a phase), N draws, P runs of draws that share source and epoch.
 """
 
@@ -53,8 +56,9 @@ class Schedule:
     """Weights as shares of examples, each source in its own keyed order, every sample once per source epoch.
 
     `names`, `sizes` (rows) and `weights` (relative, any positive unit) are parallel; their order does not matter.
-    After k draws of a phase the count of a source with share w is within 3 of k * w. Draw d of a source depends only
-    on (seed, name, size, d): taking another source out leaves it as it was, and a phase goes on where the last ended.
+    After k draws of a phase the count of a source with share w is within 3 units of k * w. Draw d of a source depends
+    only on (seed, name, size, read group, d): taking another source out leaves it as it was, and a phase goes on where
+    the last ended.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Schedule:
         weights: Sequence[float],
         global_batch: int,
         *,
+        read_group: int = 1,
         phases: Sequence[Phase] | None = None,
         end_step: int | None = None,
         end_reason: str = "",
@@ -84,15 +89,20 @@ class Schedule:
                 )
         if global_batch < 1:
             raise UserError("global batch", got=global_batch, expected="at least 1 sample", do="correct it")
+        if read_group < 1 or global_batch % read_group:
+            raise UserError(
+                "read group", got=read_group, expected=f"a divisor of the global batch, {global_batch}", do="correct it"
+            )
         self.seed = seed
         self.global_batch = global_batch
+        self.read_group = read_group
         self.end_step = end_step
         self.end_reason = end_reason
         first = {name: weight for name, weight in zip(names, weights, strict=True) if weight > 0}
         self.phases = (Phase("", 0, first), *(phases or ()))
         self._sizes = dict(zip(names, sizes, strict=True))
         self._names_S = tuple(names)
-        self._spans = _spans(self.phases, names, global_batch)
+        self._spans = _spans(self.phases, names, global_batch, read_group)
         self.names = (*self._spans[0].shares.names, *(name for name in names if name not in first))
         self._sizes_S = np.array(list(self._sizes.values()), np.int64)
         self._keys_S8 = np.zeros((len(names), ROUNDS), np.uint64)
@@ -138,7 +148,9 @@ class Schedule:
         indices = np.arange(self.global_batch) + np.repeat(before_S - starts_S, drawn_S)
         rows = self._rows(sources, indices)
         # Without this a source would always stand in the same slots, hence on the same rank.
-        slots = permute(np.arange(self.global_batch), self.global_batch, "slots", self.seed, step)
+        units = self.global_batch // self.read_group
+        order = permute(np.arange(units), units, "slots", self.seed, step)
+        slots = np.add.outer(order * self.read_group, np.arange(self.read_group)).ravel()
         names = self._names_S
         return [
             Draw(names[source], row, draw)
@@ -152,13 +164,34 @@ class Schedule:
         return self._rows(np.full(len(draws), self._names_S.index(name)), draws)
 
     def _rows(self, sources_N: NDArray[np.int64], draws_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of draws of several sources (numbers in the order of declaration)."""
+        """The rows of draws of several sources (numbers in the order of declaration).
+
+        An epoch's whole units take the source's groups of `read_group` rows in a keyed order. What an epoch begins
+        inside a unit (`heads`), and what is left at its end, takes the rows after the last group.
+        """
         sizes_N = self._sizes_S[sources_N]
         epochs_N, positions_N = np.divmod(draws_N, sizes_N)
-        new_N = np.ones(len(draws_N), np.bool_)
+        heads_N = np.minimum((positions_N - draws_N) % self.read_group, sizes_N)
+        groups_N = (sizes_N - heads_N) // self.read_group
+        units_N, offsets_N = np.divmod(positions_N - heads_N, self.read_group)
+        whole_N = (units_N >= 0) & (units_N < groups_N)
+        rows_N = np.where(units_N < 0, groups_N * self.read_group + positions_N, positions_N)
+        rows_N[whole_N] = self._permuted(sources_N[whole_N], epochs_N[whole_N], units_N[whole_N], groups_N[whole_N])
+        rows_N[whole_N] = rows_N[whole_N] * self.read_group + offsets_N[whole_N]
+        return rows_N
+
+    def _permuted(
+        self,
+        sources_N: NDArray[np.int64],
+        epochs_N: NDArray[np.int64],
+        units_N: NDArray[np.int64],
+        groups_N: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Which of the source's `groups` each of an epoch's whole units takes."""
+        new_N = np.ones(len(sources_N), np.bool_)
         new_N[1:] = (sources_N[1:] != sources_N[:-1]) | (epochs_N[1:] != epochs_N[:-1])
         keys_P8 = self._epoch_keys(sources_N[new_N], epochs_N[new_N])
-        return permute_each(positions_N, sizes_N, keys_P8[np.cumsum(new_N) - 1])
+        return permute_each(units_N, groups_N, keys_P8[np.cumsum(new_N) - 1])
 
     def _epoch_keys(self, sources_P: NDArray[np.int64], epochs_P: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Keys of the sources' orders in those epochs; the last of each source are kept, since epochs are long."""
@@ -193,7 +226,13 @@ class _Span:
     """A phase with the draws that came before it."""
 
     def __init__(
-        self, from_step: int, shares: Apportionment, base: dict[str, int], names: Sequence[str], global_batch: int
+        self,
+        from_step: int,
+        shares: Apportionment,
+        base: dict[str, int],
+        names: Sequence[str],
+        global_batch: int,
+        read_group: int,
     ) -> None:
         self.from_step = from_step
         self.shares = shares
@@ -202,23 +241,23 @@ class _Span:
         numbers = {name: number for number, name in enumerate(names)}
         self.sources_S = np.array([numbers[name] for name in shares.names])
         self._base_S = np.array([base[name] for name in shares.names])
-        self._global_batch = global_batch
+        self._units, self._read_group = global_batch // read_group, read_group
         self._last = from_step, self._base_S
 
     def counts(self, step: int) -> NDArray[np.int64]:
         """Draws before `step`, parallel to `shares.names`. The last answer is kept: a batch begins where one ended."""
         if step != self._last[0]:
-            counts = self.shares.counts((step - self.from_step) * self._global_batch)
-            self._last = step, self._base_S + np.array(counts)
+            counts = self.shares.counts((step - self.from_step) * self._units)
+            self._last = step, self._base_S + np.array(counts) * self._read_group
         return self._last[1]
 
 
-def _spans(phases: Sequence[Phase], names: Sequence[str], global_batch: int) -> list[_Span]:
+def _spans(phases: Sequence[Phase], names: Sequence[str], global_batch: int, read_group: int) -> list[_Span]:
     spans: list[_Span] = []
     base = dict.fromkeys(names, 0)
     for phase in phases:
         if spans:
             assert phase.from_step > spans[-1].from_step, "phases ascend"
             base = base | dict(zip(spans[-1].shares.names, spans[-1].counts(phase.from_step).tolist(), strict=True))
-        spans.append(_Span(phase.from_step, Apportionment(phase.weights), base, names, global_batch))
+        spans.append(_Span(phase.from_step, Apportionment(phase.weights), base, names, global_batch, read_group))
     return spans

@@ -61,8 +61,9 @@ def load(
     workers: int = 0,
     micro: int = 6,
     draws: int = 2,
+    group: int = 1,
 ) -> list[tuple[int, list[Batch]]]:
-    schedule = Schedule(11, mixture.names, mixture.sizes, mixture.shares, 12)
+    schedule = Schedule(11, mixture.names, mixture.sizes, mixture.shares, 12, read_group=group)
     return list(
         make_loader(
             mixture,
@@ -117,6 +118,16 @@ def test_micro_batches_are_the_global_batch_in_slot_order(world: World, processo
         assert [(segment.source, segment.key, segment.draw) for segment in segments] == drawn
         for name in ("images_ICHW", "token_ids_N", "actions_AHD", "noise_AKHD", "time_AK"):
             assert torch.equal(torch.cat([getattr(batch, name) for batch in parts]), getattr(whole[0], name)), name
+
+
+def test_read_groups_arrive_whole_in_micro_batches(world: World, processor: Processor, tmp_path: Path) -> None:
+    mixture = open_mixture(world)
+    for _, batches in load(mixture, processor, tmp_path, micro=6, group=3):
+        for batch in batches:
+            for start in (0, 3):
+                unit = batch.segments[start : start + 3]
+                assert {segment.source for segment in unit} == {unit[0].source}
+                assert [segment.draw for segment in unit] == [unit[0].draw + i for i in range(3)]
 
 
 def test_the_callers_random_state_is_left_alone(world: World, processor: Processor, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,13 @@ def test_the_fingerprint_of_a_run_holds_the_phases_it_has_begun_and_no_later_one
     assert len({none, at(11, a=first), at(21, a=first, b=second), at(21, b=second)}) == 4
 
 
+def test_the_fingerprint_of_a_run_holds_its_read_group_unless_it_is_one(synthetic_world: World) -> None:
+    mixture = Mixture.open(config(synthetic_world), synthetic_world[0])
+    found = [mixture.fingerprint_at(5, mixture.schedule(0, 8, 10, read_group=group)) for group in (1, 2, 4)]
+    assert found[0] == mixture.fingerprint
+    assert len(set(found)) == 3
+
+
 def test_a_source_that_waits_for_its_phase_is_not_yet_in_the_fingerprint(synthetic_world: World) -> None:
     root, plain = synthetic_world[0], config(synthetic_world)
     without = replace(plain, sources=plain.sources | {"toy_arm": replace(plain.sources["toy_arm"], enabled=False)})
@@ -154,6 +162,16 @@ def test_a_run_draws_what_its_groups_and_phases_ask_for(synthetic_world: World) 
     for row in opened.describe(schedule.requested(100)):
         assert abs(counts[str(row["source"])] - 10_000 * float(row["share"])) <= 6
     assert schedule.epochs(100) == {name: counts[name] / len(opened.rows[name]) for name in opened.names}
+
+
+def test_a_pickled_mixture_opens_its_files_anew_and_holds_none_of_them(synthetic_world: World) -> None:
+    opened = Mixture.open(config(synthetic_world), synthetic_world[0])
+    copied = pickle.loads(pickle.dumps(opened))
+    assert copied.fingerprint == opened.fingerprint
+    assert copied.describe() == opened.describe()
+    for name in opened.names:
+        assert isinstance(copied.indexes[name].records, np.memmap)
+        assert list(copied.rows[name]) == list(opened.rows[name])
 
 
 def test_the_description_has_one_row_per_source(synthetic_world: World) -> None:

@@ -33,16 +33,23 @@ def mixture(phases: dict[str, PhaseEntry] | None = None, **changes: dict[str, ob
     return MixtureConfig("toy", sources, phases=phases or {})
 
 
-def plan(config: MixtureConfig, steps: int = 1000, batch: int = BATCH) -> PhasePlan:
+def plan(config: MixtureConfig, steps: int = 1000, batch: int = BATCH, group: int = 1) -> PhasePlan:
     check_mixture(config)
     rows = {name: ROWS[name] for name, entry in config.sources.items() if entry.enabled}
-    return plan_phases(config, rows, global_batch=batch, steps=steps)
+    return plan_phases(config, rows, global_batch=batch, steps=steps, read_group=group)
 
 
-def schedule(planned: PhasePlan, seed: int = 0, batch: int = BATCH) -> Schedule:
+def schedule(planned: PhasePlan, batch: int = BATCH, group: int = 1) -> Schedule:
     first = [planned.phases[0].share(name) for name in ROWS]
     return Schedule(
-        seed, list(ROWS), list(ROWS.values()), first, batch, phases=planned.phases[1:], end_step=planned.end_step
+        0,
+        list(ROWS),
+        list(ROWS.values()),
+        first,
+        batch,
+        read_group=group,
+        phases=planned.phases[1:],
+        end_step=planned.end_step,
     )
 
 
@@ -158,24 +165,26 @@ def test_powers_and_groups_are_resolved_again_when_a_source_leaves() -> None:
 @given(
     weights=st.tuples(*[st.floats(1e-3, 1)] * 3),
     epochs=st.tuples(*[st.none() | st.floats(1.5, 9)] * 3),
-    batch=st.integers(1, 64),
+    units=st.integers(1, 64),
+    group=st.just(1) | st.integers(2, 9),
 )
 def test_no_source_is_ever_overdrawn_nor_left_early(
-    weights: tuple[float, ...], epochs: tuple[float | None, ...], batch: int
+    weights: tuple[float, ...], epochs: tuple[float | None, ...], units: int, group: int
 ) -> None:
+    batch = units * group
     changes = {
         name: {"weight": weight} | ({} if most is None else {"max_epochs": most, "on_exhaust": "drop"})
         for name, weight, most in zip(ROWS, weights, epochs, strict=True)
     }
-    planned = plan(mixture(**changes), batch=batch, steps=3000)
-    found = schedule(planned, batch=batch)
+    planned = plan(mixture(**changes), batch=batch, steps=3000, group=group)
+    found = schedule(planned, batch=batch, group=group)
     end = planned.end_step or 3000
     for name, most in zip(ROWS, epochs, strict=True):
         last = max(i for i, phase in enumerate(planned.phases) if phase.share(name))
         if most is not None:
             assert found.counts(end)[name] <= most * ROWS[name]
             if last + 1 < len(planned.phases) or planned.end_step:
-                assert found.counts(end)[name] > int(most * ROWS[name]) - batch
+                assert found.counts(end)[name] > int(most * ROWS[name]) - batch - (group - 1)
 
 
 @pytest.mark.parametrize(

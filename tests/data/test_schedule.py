@@ -106,6 +106,96 @@ def test_many_sources_at_once_take_the_rows_they_take_alone(sizes: list[int], st
         assert draw.row == permute(np.array([position]), size, "rows", seed, draw.source, epoch)[0]
 
 
+GROUPED = {"sizes": st.lists(st.integers(1, 300), min_size=1, max_size=5), "group": st.integers(1, 16)}
+"""Sources smaller and larger than a read group."""
+
+
+def grouped(sizes: list[int], group: int, units: int, *, left_out: int | None = None) -> Schedule:
+    numbers = [number for number in range(len(sizes)) if number != left_out]
+    names, weights = [f"s{number}" for number in numbers], [number + 1.0 for number in numbers]
+    return Schedule(4, names, [sizes[number] for number in numbers], weights, units * group, read_group=group)
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 300), group=st.integers(1, 16), epochs=st.integers(1, 5))
+def test_groups_show_each_row_once_per_epoch_and_units_inside_an_epoch_are_runs(
+    size: int, group: int, epochs: int
+) -> None:
+    draws = np.arange(epochs * size)
+    rows = grouped([size], group, 1).rows("s0", draws)
+    for epoch in rows.reshape(epochs, size):
+        assert sorted(epoch.tolist()) == list(range(size))
+    for start in range(0, len(draws) - group + 1, group):
+        if start // size == (start + group - 1) // size:
+            run = rows[start : start + group]
+            assert run.tolist() == list(range(run[0], run[0] + group))
+
+
+@settings(max_examples=50, deadline=None)
+@given(**GROUPED, units=st.integers(1, 40), step=st.integers(0, 10**6))
+def test_a_unit_stands_together_in_the_batch_and_comes_from_the_counts(
+    sizes: list[int], group: int, units: int, step: int
+) -> None:
+    schedule = grouped(sizes, group, units)
+    draws, counts = schedule.draws(step), schedule.counts(step)
+    for unit in (draws[start : start + group] for start in range(0, len(draws), group)):
+        assert {draw.source for draw in unit} == {unit[0].source}
+        assert [draw.draw for draw in unit] == list(range(unit[0].draw, unit[0].draw + group))
+        assert unit[0].draw % group == 0
+    for name, count in schedule.counts(step + 1).items():
+        drawn = sorted(draw.draw for draw in draws if draw.source == name)
+        assert drawn == list(range(counts[name], count))
+        share = schedule.phases[0].share(name)
+        assert abs(count - (step + 1) * units * group * share) <= 3 * group
+
+
+@settings(max_examples=25, deadline=None)
+@given(**GROUPED, step=st.integers(0, 10**6))
+def test_any_number_of_ranks_that_divides_the_units_gets_whole_units(sizes: list[int], group: int, step: int) -> None:
+    whole = grouped(sizes, group, 24).draws(step)
+    for world_size in (1, 2, 3, 4, 6, 8, 12, 24):
+        parts = [rank_slice(whole, rank, world_size) for rank in range(world_size)]
+        assert [draw for part in parts for draw in part] == whole
+        assert all(part[0].draw % group == 0 and part[-1].draw % group == group - 1 for part in parts)
+
+
+@settings(max_examples=50, deadline=None)
+@given(**GROUPED, step=st.integers(0, 10**6), left_out=st.integers(0, 4))
+def test_with_groups_too_a_batch_needs_no_history_and_no_other_source(
+    sizes: list[int], group: int, step: int, left_out: int
+) -> None:
+    warm = grouped(sizes, group, 6)
+    warm.draws(step + 3)
+    draws = warm.draws(step)
+    assert grouped(sizes, group, 6).draws(step) == draws
+    if 0 < left_out < len(sizes):
+        without = grouped(sizes, group, 6, left_out=left_out)
+        for draw in draws:
+            if draw.source != f"s{left_out}":
+                assert without.rows(draw.source, np.array([draw.draw])) == [draw.row]
+
+
+def test_groups_come_in_another_order_each_epoch_and_mix_as_well_as_single_rows() -> None:
+    epochs = grouped([4000], 8, 1).rows("s0", np.arange(8000)).reshape(2, 500, 8)
+    for order in epochs[:, :, 0] // 8:
+        assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.2
+    assert np.mean(epochs[0] == epochs[1]) < 0.02
+
+
+def test_the_order_with_groups_of_eight_is_frozen() -> None:
+    schedule = Schedule(17, NAMES, SIZES, WEIGHTS, 32, read_group=8)
+    text = "".join(f"{d.source} {d.row} {d.draw}\n" for step in range(100) for d in schedule.draws(step))
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "2d7ead69ee69198a17318dd8326953d98bc2d13af2878abf9b604dc88469a566"
+    )
+
+
+@pytest.mark.parametrize("group", [0, -8, 5, 64])
+def test_a_group_that_does_not_divide_the_batch_is_refused(group: int) -> None:
+    with pytest.raises(UserError, match=f"read group: got {group}, expected a divisor of the global batch, 32"):
+        Schedule(0, NAMES, SIZES, WEIGHTS, 32, read_group=group)
+
+
 def test_every_batch_holds_what_the_counts_say() -> None:
     schedule = Schedule(3, NAMES, SIZES, WEIGHTS, 32)
     for step in (0, 1, 999):

@@ -16,6 +16,7 @@ from pi05_train.trainer.run_folder import RunFolder
 CONFIG = {
     "run": {"folder": "runs/a", "steps": 10, "seed": 1, "start_from": None},
     "optimizer": {"learning_rate": 1e-3, "betas": [0.9, 0.95]},
+    "data": {"cache": None, "read_group": 1},
     "logger": {"wandb": "offline"},
     "checkpoint": {"every_steps": 5},
     "evaluation": {"episodes_per_task": 0},
@@ -50,6 +51,8 @@ def test_new_folder_says_what_was_decided(tmp_path: Path) -> None:
         ({"logger__wandb": "online"}, True),
         ({"checkpoint__every_steps": 1}, True),
         ({"evaluation__episodes_per_task": 5}, True),
+        ({"data__cache": "elsewhere"}, True),
+        ({"data__read_group": 8}, False),
         ({"run__seed": 2}, False),
         ({"optimizer__learning_rate": 2e-3}, False),
         ({"optimizer__betas": [0.9, 0.99]}, False),
