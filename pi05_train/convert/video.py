@@ -133,7 +133,7 @@ def _cut(video: Path | bytes, stamps: Sequence[int]) -> bytes:
     buffer, missing = io.BytesIO(), set(stamps)
     # Without the muxer's name and version: the same packets are the same bytes.
     with _opened(video) as (container, stream), av.open(buffer, "w", "mp4", options={"fflags": "+bitexact"}) as part:
-        track = part.add_stream_from_template(stream)
+        track = part.add_stream_from_template(stream, opaque=True)  # AV1 is decoded by another library
         track.time_base = stream.time_base
         container.seek(_seek_point(stamps[0] * float(stream.time_base), float(stream.time_base)), stream=stream)
         for packet in container.demux(stream):
