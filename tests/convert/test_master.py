@@ -160,23 +160,6 @@ def test_a_bad_episode_is_dropped_once_and_told_again(tmp_path: Path) -> None:
     assert "Left out when the master folder was made: 1 episodes, video unreadable." in again.notes
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_same_bytes_from_any_number_of_workers_and_after_an_interruption(workers: int, tmp_path: Path) -> None:
-    original = Dataset("v3.0", cameras=CAMERAS, joined=True).write(tmp_path / "original")
-    made("lerobot", original, tmp_path / "once" / "toy", tier="master", samples_per_shard=2)
-    table = original / "data/chunk-000/file-001.parquet"
-    kept = table.read_bytes()
-    table.write_bytes(kept[:100])
-    stopped = tmp_path / "stopped" / "toy"
-    with pytest.raises(UserError, match="whole parquet file"):
-        made("lerobot", original, stopped, tier="master", samples_per_shard=2, workers=workers)
-    table.write_bytes(kept)
-    made("lerobot", original, stopped, tier="master", samples_per_shard=2, workers=workers)
-    names = {path.name for path in stopped.iterdir()}
-    assert names == {"conversion.json", "toy.yaml", "shard-000000.tar", "shard-000001.tar"}
-    assert all((stopped / name).read_bytes() == (tmp_path / "once" / "toy" / name).read_bytes() for name in names)
-
-
 def test_nothing_trains_on_a_master_folder(tmp_path: Path) -> None:
     made("lerobot", Dataset().write(tmp_path / "original"), tmp_path / "whole", tier="master")
     card = SourceCard(**yaml.safe_load((tmp_path / "whole" / "toy.yaml").read_text()))
