@@ -125,13 +125,15 @@ def test_a_part_that_key_frames_bound_is_cut_out_without_loss(joined: Path, firs
 def test_any_other_part_is_exact_or_refused(joined: Path) -> None:
     """Never without a key frame at its beginning, and never with a packet that a picture behind its end needs."""
     stamps, _ = frame_stamps(joined)
-    for first, last in ((1, 15), (16, 60), (5, 9), *((0, last) for last in range(1, 15))):
+    refused = set()
+    inside = {(1, 15), (16, 60), (5, 9)}
+    for first, last in (*inside, *((0, last) for last in range(1, 15))):
         part = Footage(joined, stamps[first:last])
         try:
             content = part.mp4()
-        except VideoError as error:
-            assert str(error) == "video cannot be cut there without encoding it anew"
+        except VideoError:
+            refused.add((first, last))
         else:
-            assert first == 0
             again = Footage(content, frame_stamps(content)[0])
             assert all((ours == theirs).all() for ours, theirs in zip(part, again, strict=True))
+    assert refused >= inside
