@@ -15,31 +15,44 @@ from pi05_train.convert.source import Options
 from pi05_train.data.index import build_index
 from pi05_train.data.statistics import write_statistics
 
+EPISODES_PER_SHARD, SAMPLES_PER_SHARD = 100, 1000
+
 
 def convert_source(format_name: str, path: str, folder: str, options: Options, *, workers: int) -> None:
-    """Convert, index, write the statistics and say what became of every sample and how to train on it."""
-    target = Path(folder)
+    """Convert, say what became of every sample and what to do with them; samples get an index and statistics."""
+    target, whole = Path(folder), options.tier == "master"
     with progress_bar("converting") as report:
-        conversion = convert(opener(format_name), Path(path), target, options, workers=workers, report=report)
-    card_path = target / f"{options.name}.yaml"
-    card = read_card(str(card_path))
-    build_index(target)
-    statistics = write_statistics(target, card, options.horizon) if card.has_actions else None
+        conversion = convert(
+            opener(format_name, options.tier),
+            Path(path),
+            target,
+            options,
+            workers=workers,
+            samples_per_shard=EPISODES_PER_SHARD if whole else SAMPLES_PER_SHARD,
+            report=report,
+        )
     console = Console(soft_wrap=True, highlight=False)
+    if whole:
+        steps = f"To make samples of it: pi05 data convert master {folder} NEW_FOLDER --name NAME --kind KIND"
+    else:
+        card_path = target / f"{options.name}.yaml"
+        card = read_card(str(card_path))
+        build_index(target)
+        steps = _next_steps(card_path, write_statistics(target, card, options.horizon) if card.has_actions else None)
     console.print(_table(conversion, folder))
-    nothing = (
-        [] if conversion.heldout else ["Nothing is held out: this source cannot be evaluated on held-out samples."]
-    )
-    for note in (*conversion.notes, *nothing):
+    nothing = "Nothing is held out: this source cannot be evaluated on held-out samples."
+    for note in (*conversion.notes, *([] if whole or conversion.heldout else [nothing])):
         console.print(f"note: {note}", markup=False)
-    console.print(_next_steps(card_path, statistics), markup=False)
+    console.print(steps, markup=False)
 
 
 def _table(conversion: Conversion, folder: str) -> Table:
-    table = Table("samples", "count", "for example", title=f"converted into {folder}")
+    whole = conversion.options["tier"] == "master"
+    table = Table("episodes" if whole else "samples", "count", "for example", title=f"converted into {folder}")
     table.add_row("in", str(conversion.samples_in), f"{conversion.units} units")
     table.add_row("out", str(conversion.samples), f"{conversion.shards} shards")
-    table.add_row("  of them held out", str(conversion.heldout))
+    if not whole:
+        table.add_row("  of them held out", str(conversion.heldout))
     for reason, count in conversion.dropped.items():
         table.add_row(f"dropped: {reason}", str(count), conversion.examples[reason])
     table.add_row("read back and compared", str(conversion.checked))

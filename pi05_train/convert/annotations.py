@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
 from pi05_train.convert.annotation_file import Annotations, Segment, read_annotations
 from pi05_train.convert.pictures import PictureError, picture_size, placement
 from pi05_train.convert.source import Dropped, Options, Unit
 from pi05_train.errors import UserError
 from pi05_train.resources import resource
-from pi05_train.samples.card import SourceCard, check_card
+from pi05_train.samples.card import SourceCard, check_card, load_card
 from pi05_train.samples.schema import ACTION_KINDS, Box, Kind, Sample
 from pi05_train.samples.shards import parse_sample
 
@@ -142,10 +141,7 @@ def _card_of(folder: Path) -> SourceCard:
             expected="the source's card beside its shards",
             do="put its YAML file there",
         )
-    try:
-        card = SourceCard(**yaml.safe_load(found[0].read_text()))
-    except (TypeError, yaml.YAMLError) as error:
-        raise UserError(f"source card {found[0]}", got=error, expected="a card", do="correct it") from error
+    card = load_card(found[0])
     check_card(card)
     return card
 

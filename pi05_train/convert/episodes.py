@@ -1,4 +1,4 @@
-"""Robot episodes into samples: one per anchor frame, with the action chunk that starts there.
+"""Robot episodes into samples: one per anchor frame, with the action chunk that starts there (tier train).
 
 Shapes: T frames of the episode, S state dimensions, A action dimensions, H steps stored per chunk.
 """
@@ -17,8 +17,9 @@ from pi05_train.convert.pictures import PictureError, jpeg
 from pi05_train.convert.source import Dropped, Options, split_of
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.schema import CAMERAS, Kind, Sample
+from pi05_train.samples.schema import CAMERAS, Kind, Sample, Split
 
+FRAME_COUNT = "frame count of a camera differs"
 _IN_MEMORY = 256 * 2**20
 """Bytes of an episode's JPEGs beyond which they wait in a temporary file."""
 
@@ -42,6 +43,12 @@ class Episode:
     environment_id: str = ""
     subtasks: Sequence[str] = ()
     """One per frame, or none."""
+    utterances: Sequence[str] = ()
+    """What a person said at a frame: one per frame ("" for nothing), or none."""
+    split: Split | None = None
+    """The publisher's; None: a hash decides."""
+    split_name: str = ""
+    """What that hash takes instead of the number."""
     provenance: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,17 +63,23 @@ def anchor_samples(episode: Episode, card: SourceCard, options: Options) -> Iter
     Chunks have `options.horizon` steps; past the episode's end the last action is repeated and `action_valid` False.
     The whole episode is dropped when numbers are not finite, dimensions or the rate are not the card's, or a camera
     has another number of frames: then nothing in it can be trusted to belong together. A single unreadable picture or
-    missing instruction drops its sample. Kind HL leaves the actions out and needs a subtask.
+    missing instruction drops its sample. Kinds HL and VI leave the actions out and need a subtask, VI also something
+    that a person says at the frame.
     """
-    frames = len(episode.state)
-    anchors = range(0, frames, options.stride)
-    if reason := _fault(episode, card):
-        yield Dropped(f"{episode.number:08d}", reason, max(len(anchors), 1))
+    whole = f"{episode.number:08d}"
+    anchors: Sequence[int] = options.anchors(len(episode.state))
+    if reason := episode_fault(episode, card):
+        yield Dropped(whole, reason, max(len(anchors), 1))
         return
+    if card.kind == "VI":
+        spoken = [frame for frame in anchors if episode.utterances and episode.utterances[frame].strip()]
+        if silent := len(anchors) - len(spoken):
+            yield Dropped(f"{whole}_silent", "no verbal instruction", silent)
+        anchors = spoken
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as waiting:
         places: list[dict[str, tuple[int, int]] | None] = []
         try:
-            for pictures in _encoded(episode, options):
+            for pictures in _encoded(episode, set(anchors), options):
                 if pictures is None:
                     places.append(None)
                     continue
@@ -74,7 +87,7 @@ def anchor_samples(episode: Episode, card: SourceCard, options: Options) -> Iter
                     {camera: (waiting.tell(), waiting.write(content)) for camera, content in pictures.items()}
                 )
         except _FrameCountError:
-            yield Dropped(f"{episode.number:08d}", "frame count of a camera differs", len(anchors))
+            yield Dropped(whole, FRAME_COUNT, len(anchors))
             return
         for frame, place in zip(anchors, places, strict=True):
             key = anchor_key(episode.number, frame)
@@ -89,21 +102,21 @@ class _FrameCountError(Exception):
     """A camera has more or fewer pictures than the episode has states."""
 
 
-def _fault(episode: Episode, card: SourceCard) -> str:
+def episode_fault(episode: Episode, card: SourceCard) -> str:
     """Why the episode cannot be used, as far as is known without its pictures; "" for none."""
     unknown = [camera for camera in episode.cameras if camera not in CAMERAS]
     if unknown:
         raise UserError(f"episode {episode.number}, cameras", got=unknown, expected=list(CAMERAS), do="rename them")
     state_TS, actions_TA = episode.state, episode.actions
     frames = len(state_TS)
-    texts = [texts for texts in (episode.task, episode.subtasks) if texts and not isinstance(texts, str)]
+    texts = [texts for texts in (episode.task, episode.subtasks, episode.utterances) if not isinstance(texts, str)]
     counts = [len(pictures) for pictures in episode.cameras.values() if isinstance(pictures, Sequence)]
     checks = {
         "no frames": frames == 0,
         "no camera": not episode.cameras,
         "state and action counts differ": len(actions_TA) != frames,
-        "text and frame counts differ": any(len(text) != frames for text in texts),
-        "frame count of a camera differs": any(count != frames for count in counts),
+        "text and frame counts differ": any(len(text) not in (0, frames) for text in texts),
+        FRAME_COUNT: any(count != frames for count in counts),
         "dimensions differ from the card": state_TS.shape[1:] != (card.state_dim,)
         or (card.has_actions and actions_TA.shape[1:] != (card.action_dim,)),
         "rate differs from the card": card.has_actions and episode.rate_hz != card.rate_hz,
@@ -113,7 +126,7 @@ def _fault(episode: Episode, card: SourceCard) -> str:
     return next((reason for reason, failed in checks.items() if failed), "")
 
 
-def _encoded(episode: Episode, options: Options) -> Iterator[dict[str, bytes] | None]:
+def _encoded(episode: Episode, anchors: set[int], options: Options) -> Iterator[dict[str, bytes] | None]:
     """Per anchor the stored JPEG of every camera, None where one is unreadable; raises _FrameCountError at the end."""
     cameras = [camera for camera in CAMERAS if camera in episode.cameras]
     streams = [iter(episode.cameras[camera]) for camera in cameras]
@@ -121,7 +134,7 @@ def _encoded(episode: Episode, options: Options) -> Iterator[dict[str, bytes] | 
         pictures = [next(stream, None) for stream in streams]
         if any(picture is None for picture in pictures):
             raise _FrameCountError
-        if frame % options.stride:
+        if frame not in anchors:
             continue
         try:
             yield {
@@ -153,6 +166,7 @@ def _sample(
         images=images,
         task=task,
         subtask=subtask,
+        verbal_instruction=episode.utterances[frame] if card.kind == "VI" else "",
         state=np.ascontiguousarray(episode.state[frame], np.float32),
         actions=actions_HA if card.has_actions else None,
         action_valid=valid_H if card.has_actions else None,
@@ -162,7 +176,7 @@ def _sample(
         environment_id=episode.environment_id,
         episode=episode.number,
         frame=frame,
-        split=split_of(options, episode.number),
+        split=episode.split or split_of(options, episode.split_name or episode.number),
         success=episode.success,
         provenance=dict(episode.provenance),
     )

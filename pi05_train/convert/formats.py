@@ -19,13 +19,21 @@ FORMATS = {
     "pixmo": "PixMo captions and points",
     "conversations": "LLaVA-style conversations (json)",
     "webdataset": "image-text tars; --dataset lbm for robot tars",
+    "master": "whole episodes that --tier master wrote, into samples",
     "annotations": "subtasks, boxes and verbal instructions (--dataset FILE.json) joined to converted shards",
 }
 
+OF_EPISODES = ("lerobot", "rlds", "hdf5")
+"""Formats whose data are whole robot episodes: only of those there is a tier master."""
 
-def opener(name: str) -> OpenSource:
-    """The format's `open_source`; refuses (UserError) an unknown name."""
+
+def opener(name: str, tier: str = "train") -> OpenSource:
+    """The format's `open_source`; refuses (UserError) an unknown name, and tier master where there are no episodes."""
     if name not in FORMATS:
         raise UserError("format", got=repr(name), expected="one of " + ", ".join(FORMATS), do="correct it")
+    if tier == "master" and name not in OF_EPISODES:
+        raise UserError(
+            f"format {name}, tier", got=repr(tier), expected="'train'", do=f"master is for {', '.join(OF_EPISODES)}"
+        )
     open_source: OpenSource = import_module(f"pi05_train.convert.{name}").open_source
     return open_source

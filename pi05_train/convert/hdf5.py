@@ -10,7 +10,7 @@ Shapes: T frames of a demonstration, S state dimensions, A action dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.convert.episodes import Episode, anchor_samples
+from pi05_train.convert.episodes import Episode
 from pi05_train.convert.hdf5_layouts import Facts, columns, facts_of
-from pi05_train.convert.source import Dropped, Options, Unit, split_of
+from pi05_train.convert.records import episode_samples
+from pi05_train.convert.source import Dropped, EpisodeRecord, Options, Unit
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, Sample, Split
@@ -101,25 +102,23 @@ class Hdf5Source:
             origin=f"{facts.layout} HDF5, {path.name}",
         )
 
-    def samples(self, unit: Unit) -> Iterator[Sample | Dropped]:
+    def samples(self, unit: Unit) -> Iterator[Sample | EpisodeRecord | Dropped]:
         """The demonstration's samples; see `anchor_samples` for what drops one."""
         file, name = self._demos[unit.number]
-        split = split_of(self._options, f"{file.name}/{name}") if file.splits is None else file.splits.get(name)
-        key, anchors = f"{unit.number:08d}", 1
+        key, samples = f"{unit.number:08d}", 1
         try:
             with h5py.File(file.path, "r") as root:
                 demo = root["data"][name]
-                anchors = max(1, -(-len(demo.get("actions", ())) // self._options.stride))
-                reason = _fault(demo, file.facts) if split else "in neither mask/train nor mask/valid"
-                if reason or not split:
-                    yield Dropped(key, reason, anchors)
+                samples = max(1, self._options.samples_of(len(demo.get("actions", ()))))
+                masked = file.splits is not None and name not in file.splits
+                if reason := "in neither mask/train nor mask/valid" if masked else _fault(demo, file.facts):
+                    yield Dropped(key, reason, samples)
                     return
-                for sample in anchor_samples(_episode(unit.number, demo, file, name), self.card, self._options):
-                    yield sample if isinstance(sample, Dropped) else replace(sample, split=split)
+                yield from episode_samples(_episode(unit.number, demo, file, name), self.card, self._options)
         except UserError:
             raise
         except _DAMAGE:
-            yield Dropped(key, "demonstration unreadable", anchors)
+            yield Dropped(key, "demonstration unreadable", samples)
 
 
 class _Frames(Sequence[NDArray[np.uint8]]):
@@ -176,6 +175,8 @@ def _episode(number: int, demo: Any, file: _File, name: str) -> Episode:
         rate_hz=facts.rate_hz,
         success=_succeeded(np.asarray(rewards) if isinstance(rewards, h5py.Dataset) else None),
         environment_id=facts.environment_id,
+        split=None if file.splits is None else file.splits[name],
+        split_name=f"{file.name}/{name}",
         provenance={"file": file.name, "demonstration": name},
     )
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.convert.episodes import Episode, anchor_samples
+from pi05_train.convert.episodes import Episode
 from pi05_train.convert.lerobot_cameras import (
     control_mode,
     depth_features,
@@ -33,8 +33,9 @@ from pi05_train.convert.lerobot_rows import (
     read_rows,
     stored_pictures,
 )
-from pi05_train.convert.source import Dropped, Options, Unit
-from pi05_train.convert.video import VideoError, frame_stamps, pictures
+from pi05_train.convert.records import episode_samples
+from pi05_train.convert.source import Dropped, EpisodeRecord, Options, Unit
+from pi05_train.convert.video import Footage, VideoError, frame_stamps
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import ACTION_KINDS, Sample
@@ -57,10 +58,8 @@ class LeRobotSource:
     units: Sequence[Unit]
     notes: Sequence[str]
 
-    def samples(self, unit: Unit) -> Iterator[Sample | Dropped]:
+    def samples(self, unit: Unit) -> Iterator[Sample | EpisodeRecord | Dropped]:
         """The samples of an episode."""
-        frames = self.description.lengths[unit.number]
-        options = self.options if self.card.kind != "VI" else replace(self.options, stride=1)
         try:
             rows = read_rows(self.root, unit.number, self.description, self.rate_hz)
             episode = Episode(
@@ -72,12 +71,13 @@ class LeRobotSource:
                 rate_hz=self.rate_hz,
                 success=rows.success,
                 subtasks=rows.subtasks,
+                utterances=rows.utterances,
                 provenance={"format": f"LeRobot {self.description.version}", "episode": unit.name},
             )
-            found = anchor_samples(episode, self.card, options)
-            yield from found if self.card.kind != "VI" else _spoken(found, rows.utterances, unit)
+            yield from episode_samples(episode, self.card, self.options)
         except (EpisodeError, VideoError) as error:
-            yield Dropped(f"{unit.number:08d}", str(error), max(1, -(-frames // options.stride)))
+            samples = self.options.samples_of(self.description.lengths[unit.number])
+            yield Dropped(f"{unit.number:08d}", str(error), max(samples, 1))
 
     def _pictures(self, unit: Unit, feature: str, times_T: NDArray[np.float64]) -> Iterable[NDArray[np.uint8] | bytes]:
         """The episode's pictures of a camera; raises VideoError before any is decoded if there is not one per row."""
@@ -92,7 +92,7 @@ class LeRobotSource:
         shown_T = np.array(stamps) * unit_s
         if np.abs(shown_T - (clip.start_s + times_T)).max() > half:  # by time, never by number divided by the rate
             raise VideoError("video and rows disagree in time")
-        return pictures(self.root / clip.file, stamps)
+        return Footage(self.root / clip.file, stamps)
 
 
 def open_source(path: Path, options: Options) -> LeRobotSource:
@@ -272,20 +272,3 @@ def _licence(path: Path) -> str:
     text = path / "LICENSE"
     lines = text.read_text("utf-8", errors="replace").splitlines() if text.is_file() else []
     return next((line.strip() for line in lines if line.strip()), "")
-
-
-def _spoken(found: Iterator[Sample | Dropped], utterances: Sequence[str], unit: Unit) -> Iterator[Sample | Dropped]:
-    """Samples at frames where a person said something; the others are counted together."""
-    silent = 0
-    for sample in found:
-        frame = sample.frame if isinstance(sample, Sample) else int(sample.key.partition("_")[2] or 0)
-        if isinstance(sample, Dropped) and "_" not in sample.key:
-            yield sample
-        elif not utterances or not utterances[frame]:
-            silent += 1
-        elif isinstance(sample, Dropped):
-            yield sample
-        else:
-            yield replace(sample, verbal_instruction=utterances[frame])
-    if silent:
-        yield Dropped(f"{unit.number:08d}_silent", "no verbal instruction", silent)

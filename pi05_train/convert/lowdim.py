@@ -14,10 +14,16 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pi05_train.convert.source import Options
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import Sample
 
 NAME = "lowdim.parquet"
+
+
+def has_rows(card: SourceCard, options: Options) -> bool:
+    """Whether the conversion makes this file: tier master keeps an episode's numbers beside its pictures only."""
+    return bool(card.state_dim) and options.tier == "train"
 
 
 class LowdimRows:

@@ -68,6 +68,13 @@ def jpeg(picture: NDArray[np.uint8] | bytes, options: Options) -> bytes:
     return buffer.getvalue()
 
 
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """The picture ([height, width, 3] uint8 RGB) as a PNG file of the same pixels; raises PictureError."""
+    buffer = io.BytesIO()
+    _opened(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def picture_size(content: bytes) -> tuple[int, int]:
     """(height, width) of an image file in memory; raises PictureError for what is none."""
     try:

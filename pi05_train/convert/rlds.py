@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pi05_train.convert.episodes import Episode, anchor_samples
+from pi05_train.convert.episodes import Episode
+from pi05_train.convert.records import episode_samples
 from pi05_train.convert.rlds_datasets import Camera, Entry, find_entry
 from pi05_train.convert.rlds_steps import Steps
-from pi05_train.convert.source import Dropped, Options, Unit
+from pi05_train.convert.source import Dropped, EpisodeRecord, Options, Unit
 from pi05_train.convert.tfds import Feature, Shard, Split, read_features, read_info, read_split, splits_there
 from pi05_train.convert.tfrecord import MalformedError, parse_example, read_record, record_offsets
 from pi05_train.errors import UserError
@@ -43,7 +44,7 @@ class RldsSource:
     def __post_init__(self) -> None:
         self._offsets: tuple[Shard | None, list[int]] = (None, [])
 
-    def samples(self, unit: Unit) -> Iterator[Sample | Dropped]:
+    def samples(self, unit: Unit) -> Iterator[Sample | EpisodeRecord | Dropped]:
         """The episode's samples; a record that is damaged or is not what features.json says ends the conversion."""
         shard = next(shard for shard in reversed(self.shards) if shard.first <= unit.number)
         offset = self._offsets_of(shard)[unit.number - shard.first]
@@ -63,9 +64,9 @@ class RldsSource:
                 do="fetch the data set's files again",
             ) from error
         episode.provenance |= {"file": shard.path.name, "offset": str(offset)}
-        yield from _cut_off(unit, steps.count, kept, self.options.stride)
+        yield from _cut_off(unit, steps.count, kept, self.options)
         if len(episode.state):
-            yield from anchor_samples(episode, self.card, self.options)
+            yield from episode_samples(episode, self.card, self.options)
 
     def _offsets_of(self, shard: Shard) -> list[int]:
         """Where the shard's records begin; remembered for the shard that was asked for last."""
@@ -145,6 +146,7 @@ def open_source(path: Path, options: Options) -> RldsSource:
     )
     notes = _notes(entry, cameras, features)
     notes += [f"Splits left out: {', '.join(left)}."] if (left := _other_splits(info, there, chosen)) else []
+    notes += ["Steps whose action was never commanded are not in the master folder."] * (options.tier == "master")
     notes += [f"{absent} shards are absent."] if (absent := sum(part.absent for part in splits)) else []
     notes += [] if licence else [f"No licence stands in {folder.name}: find it before you publish anything."]
     return RldsSource(card, units, notes, options, entry, cameras, features, shards)
@@ -171,12 +173,12 @@ def _kept(steps: Steps, entry: Entry) -> slice:
     return slice(min(entry.skip_first, steps.count), steps.count - bool(last))
 
 
-def _cut_off(unit: Unit, count: int, kept: slice, stride: int) -> Iterator[Dropped]:
+def _cut_off(unit: Unit, count: int, kept: slice, options: Options) -> Iterator[Dropped]:
     """How many samples it costs that steps without an action are no anchors."""
     lengths = (count, count - kept.start, max(kept.stop - kept.start, 0))
-    anchors = [len(range(0, length, stride)) for length in lengths]
+    samples = [options.samples_of(length) for length in lengths]
     key = f"{unit.number:08d}"
-    for reason, before, after in zip(("first", "last"), anchors, anchors[1:], strict=False):
+    for reason, before, after in zip(("first", "last"), samples, samples[1:], strict=False):
         if before > after:
             yield Dropped(key, f"{reason} step has no action", before - after)
 

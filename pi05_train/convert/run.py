@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from pi05_train.convert.lowdim import NAME, join_rows
+from pi05_train.convert.lowdim import NAME, has_rows, join_rows
 from pi05_train.convert.shuffle import check_round_trip, shuffled_entries, write_shuffled
 from pi05_train.convert.source import ForeignSource, OpenSource, Options, Unit, check_options
 from pi05_train.convert.units import Job, UnitCounts, convert_unit, finished_counts, prepare_worker, written_whole
@@ -51,7 +51,9 @@ class Conversion:
     samples_in: int
     """Samples the source would give: `samples` and `dropped` together."""
     samples: int
+    """In tier master a sample is an episode."""
     heldout: int
+    """Of them; tier master leaves that to the re-conversion."""
     dropped: dict[str, int]
     """Samples by reason."""
     examples: dict[str, str]
@@ -270,7 +272,7 @@ def _sum(counts: Sequence[UnitCounts]) -> UnitCounts:
 
 def _publish(job: Job, folder: Path, shards: Sequence[Path], source: ForeignSource, conversion: Conversion) -> None:
     """Move all to its place; the record comes last and vouches for the rest."""
-    card = replace(source.card, shards=folder.resolve().name)
+    card = replace(source.card, shards=folder.resolve().name, tier=job.options.tier)
     content = {
         f"{card.name}.yaml": yaml.safe_dump(asdict(card), sort_keys=False, allow_unicode=True),
         RECORD: json.dumps(asdict(conversion), indent=1, ensure_ascii=False) + "\n",
@@ -278,7 +280,7 @@ def _publish(job: Job, folder: Path, shards: Sequence[Path], source: ForeignSour
     for name, text in content.items():
         with written_whole(job.working / name) as file:
             file.write(text.encode())
-    lowdim = [job.working / NAME] if card.state_dim else []
+    lowdim = [job.working / NAME] if has_rows(card, job.options) else []
     for path in lowdim:
         with written_whole(path) as file:
             join_rows((job.file(unit, ".parquet") for unit in source.units), card, file)

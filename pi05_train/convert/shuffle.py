@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.convert.source import ForeignSource, Unit
+from pi05_train.convert.source import Dropped, EpisodeRecord, ForeignSource, Unit
 from pi05_train.convert.units import Job, sort_key, unit_samples, written_whole
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
@@ -35,7 +35,7 @@ def shuffled_entries(job: Job, units: Sequence[Unit]) -> NDArray[np.void]:
     same = (entries["high"][1:] == entries["high"][:-1]) & (entries["low"][1:] == entries["low"][:-1])
     if same.any():
         with BlockReader(job) as blocks:
-            key = _parsed(blocks.read(entries[int(np.argmax(same))])).key
+            key, _ = _members(blocks.read(entries[int(np.argmax(same))]))
         raise UserError(
             f"sample {key} of source {job.options.name}",
             got="its key twice",
@@ -106,14 +106,14 @@ def check_round_trip(
         for again in unit_samples(source, unit, job.options):
             if checked == wanted:
                 return checked
-            if isinstance(again, Sample):
+            if not isinstance(again, Dropped):
                 row = _row(entries, sort_key(source.card, again.key))
                 shard, first = shards[row // samples_per_shard], row - row % samples_per_shard
                 offset = ends[row] - entries["length"][row] - (ends[first - 1] if first else 0)
                 with shard.open("rb") as file:
                     file.seek(int(offset))
-                    written = _parsed(file.read(int(entries["length"][row])))
-                _compare(written, again)
+                    key, members = _members(file.read(int(entries["length"][row])))
+                _compare(parse_sample(members) if isinstance(again, Sample) else EpisodeRecord(key, members), again)
                 checked += 1
     return checked
 
@@ -126,18 +126,20 @@ def _row(entries: NDArray[np.void], place: tuple[int, int]) -> int:
     return min(row, len(entries) - 1)
 
 
-def _parsed(blocks: bytes) -> Sample:
+def _members(blocks: bytes) -> tuple[str, dict[str, bytes]]:
+    """(Key, extension to content) of the only sample in these blocks."""
+    key, members = "", dict[str, bytes]()
     with tarfile.open(fileobj=BytesIO(blocks + end_of_archive(len(blocks))), mode="r:") as archive:
-        members: dict[str, bytes] = {}
         for member in archive:
             file = archive.extractfile(member)
             assert file is not None
-            members[member.name.partition(".")[2]] = file.read()
-    return parse_sample(members)
+            key, _, extension = member.name.partition(".")
+            members[extension] = file.read()
+    return key, members
 
 
-def _compare(written: Sample, again: Sample) -> None:
-    for field in fields(Sample):
+def _compare(written: Sample | EpisodeRecord, again: Sample | EpisodeRecord) -> None:
+    for field in fields(again):
         left, right = getattr(written, field.name), getattr(again, field.name)
         if not _equal(left, right):
             raise UserError(

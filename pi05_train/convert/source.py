@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pi05_train.errors import UserError
-from pi05_train.samples.card import SourceCard
+from pi05_train.samples.card import TIERS, SourceCard
 from pi05_train.samples.schema import KINDS, Sample, Split
 
 
@@ -34,6 +34,16 @@ class Options:
     """Take what is there instead of refusing a source whose files are not all there."""
     dataset: str = ""
     """Which entry of the format's table (RLDS: bridge, droid ...); "" where the format needs none."""
+    tier: str = "train"
+    """"train": a sample per anchor. "master": whole episodes as they are; horizon, pictures and stride play no part."""
+
+    def anchors(self, frames: int) -> range:
+        """The frames of an episode that may become samples; what people say (VI) may stand at any."""
+        return range(0, frames, 1 if self.kind == "VI" else self.stride)
+
+    def samples_of(self, frames: int) -> int:
+        """How many samples an episode of that many frames would give."""
+        return min(frames, 1) if self.tier == "master" else len(self.anchors(frames))
 
 
 def check_options(options: Options) -> None:
@@ -46,6 +56,7 @@ def check_options(options: Options) -> None:
     require(options.kind in KINDS, "kind", repr(options.kind), "one of " + ", ".join(KINDS))
     plain = options.name.replace("_", "").replace("-", "")
     require(plain.isalnum() and plain.isascii(), "name", repr(options.name), "letters, digits, - and _")
+    require(options.tier in TIERS, "tier", repr(options.tier), " or ".join(TIERS))
     require(options.horizon >= 1, "horizon", options.horizon, "at least 1 step")
     require(16 <= options.image_size <= 4096, "image_size", options.image_size, "16 to 4096 pixels")
     require(50 <= options.jpeg_quality <= 100, "jpeg_quality", options.jpeg_quality, "50 to 100")
@@ -74,6 +85,16 @@ class Dropped:
     """How many samples it would have given, where that is known."""
 
 
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """A whole episode as tier master stores it (`records.py`)."""
+
+    key: str
+    """The episode's number, "{episode:08d}"."""
+    members: Mapping[str, bytes]
+    """Extension ("json", "lowdim.npz", "base_0_rgb.mp4") to content, in the order of the shard."""
+
+
 class ForeignSource(Protocol):
     """An opened data set of some format.
 
@@ -93,8 +114,8 @@ class ForeignSource(Protocol):
     def notes(self) -> Sequence[str]:
         """Sentences for the conversion's report: absent episodes, renamed cameras, an unknown licence."""
 
-    def samples(self, unit: Unit) -> Iterator[Sample | Dropped]:
-        """The unit's samples, the same each time it is asked; keys are unique in the whole source.
+    def samples(self, unit: Unit) -> Iterator[Sample | EpisodeRecord | Dropped]:
+        """The unit's samples (tier master: its episodes), the same each time; keys are unique in the whole source.
 
         A UserError ends the conversion; data that is bad in itself is `Dropped`.
         """

@@ -22,15 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pi05_train.convert.lowdim import LowdimRows
+from pi05_train.convert.lowdim import LowdimRows, has_rows
 from pi05_train.convert.pictures import provenance
-from pi05_train.convert.source import Dropped, ForeignSource, OpenSource, Options, Unit
+from pi05_train.convert.source import Dropped, EpisodeRecord, ForeignSource, OpenSource, Options, Unit
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import Sample
-from pi05_train.samples.shards import check_sample, sample_blocks
+from pi05_train.samples.shards import check_sample, member_blocks, sample_blocks
 
-ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("unit", "<u8"), ("offset", "<u8"), ("length", "<u4")])
+ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("unit", "<u8"), ("offset", "<u8"), ("length", "<u8")])
 """One kept sample: the hash that decides its place in the shards, and where its blocks stand."""
 
 
@@ -88,7 +88,7 @@ def finished_counts(job: Job, unit: Unit) -> UnitCounts | None:
     return UnitCounts(**json.loads(path.read_bytes())) if path.is_file() else None
 
 
-def unit_samples(source: ForeignSource, unit: Unit, options: Options) -> Iterator[Sample | Dropped]:
+def unit_samples(source: ForeignSource, unit: Unit, options: Options) -> Iterator[Sample | EpisodeRecord | Dropped]:
     """The unit's samples as they are stored: with the picture policy in their provenance, checked against the card."""
     policy = provenance(options)
     for sample in source.samples(unit):
@@ -116,14 +116,17 @@ def _write(job: Job, unit: Unit, source: ForeignSource) -> UnitCounts:
                 dropped[sample.reason] += sample.samples
                 examples.setdefault(sample.reason, sample.key)
                 continue
-            blocks = sample_blocks(sample)
-            rows.add(sample)
+            if isinstance(sample, Sample):
+                blocks = sample_blocks(sample)
+                rows.add(sample)
+                heldout += sample.split == "heldout"
+            else:
+                blocks = member_blocks(sample.key, sample.members)
             entries.append((*sort_key(source.card, sample.key), unit.number, file.tell(), len(blocks)))
             file.write(blocks)
-            heldout += sample.split == "heldout"
     with written_whole(job.file(unit, ".npy")) as file:
         np.save(file, np.array(entries, ENTRY))
-    if source.card.state_dim:
+    if has_rows(source.card, job.options):
         with written_whole(job.file(unit, ".parquet")) as file:
             rows.write(file)
     counts = UnitCounts(len(entries), heldout, dict(sorted(dropped.items())), dict(sorted(examples.items())))

@@ -1,12 +1,14 @@
 """Pictures of a video file, found by their time stamps and decoded in one pass.
 
-A file is opened afresh for every clip. One seek leads to a key frame before the clip; from there on decoding is
-sequential, and only pictures with exactly the stamps that were asked for are given.
+A file (or its bytes) is opened afresh for every clip. One seek leads to a key frame before the clip; from there on
+decoding is sequential, and only pictures with exactly the stamps that were asked for are given.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,47 @@ _BEFORE_S = 1.0
 """How far before a clip its key frame is looked for: containers index decoding times, which run ahead of shown ones."""
 
 
+_UNCUT = "video cannot be cut there without encoding it anew"
+
+
 class VideoError(ValueError):
     """A video that cannot give what is asked of it; the text is a fixed phrase to count by."""
 
 
-def frame_stamps(path: Path, start_s: float = 0.0, end_s: float | None = None) -> tuple[list[int], float]:
+@dataclass(frozen=True)
+class Footage:
+    """Some pictures of a video, decoded ([height, width, 3] RGB) when one iterates over it."""
+
+    video: Path | bytes
+    stamps: Sequence[int]
+    """Their time stamps, rising."""
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return pictures(self.video, self.stamps)
+
+    def mp4(self) -> bytes:
+        """A video that gives exactly these pictures, with nothing encoded anew: the whole file where it shows no
+        others, otherwise a part of its packets. Raises VideoError where no part does, and for damaged pictures."""
+        if list(self.stamps) == frame_stamps(self.video)[0]:
+            content = self.video if isinstance(self.video, bytes) else self.video.read_bytes()
+            for _ in self:
+                pass  # damage is found by decoding
+            return content
+        content = _cut(self.video, self.stamps)
+        again = Footage(content, frame_stamps(content)[0])
+        if len(again.stamps) != len(self.stamps):
+            raise VideoError(_UNCUT)
+        if not all(np.array_equal(ours, theirs) for ours, theirs in zip(again, self, strict=True)):
+            raise VideoError(_UNCUT)
+        return content
+
+
+def frame_stamps(video: Path | bytes, start_s: float = 0.0, end_s: float | None = None) -> tuple[list[int], float]:
     """(time stamps of the pictures shown from `start_s` to before `end_s`, rising; seconds per unit of a stamp).
 
     Nothing is decoded. Without `end_s` the clip is everything from the file's beginning. Raises VideoError.
     """
-    with _opened(path) as (container, stream):
+    with _opened(video) as (container, stream):
         unit_s = float(stream.time_base)
         begin = None if end_s is None else start_s
         stamps, reaches_back = _scan(container, stream, begin, end_s)
@@ -43,11 +76,11 @@ def frame_stamps(path: Path, start_s: float = 0.0, end_s: float | None = None) -
     return sorted(inside), unit_s
 
 
-def pictures(path: Path, stamps: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+def pictures(video: Path | bytes, stamps: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
     """[height, width, 3] RGB of the pictures with these rising time stamps, in order; raises VideoError."""
     if not stamps:
         return
-    with _opened(path) as (container, stream):
+    with _opened(video) as (container, stream):
         convert = VideoReformatter()
         wanted = iter(stamps)
         stamp = next(wanted)
@@ -69,15 +102,15 @@ def pictures(path: Path, stamps: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
 class _opened:  # noqa: N801 a context manager that is used as a function
     """The container and its video stream; what FFmpeg cannot read becomes a VideoError."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, video: Path | bytes) -> None:
+        self.video = video
 
     def __enter__(self) -> tuple[Any, Any]:
         try:
-            self.container = av.open(str(self.path))
+            self.container = av.open(io.BytesIO(self.video) if isinstance(self.video, bytes) else str(self.video))
         except (av.error.FileNotFoundError, av.error.PermissionError) as error:
             raise UserError(
-                f"video {self.path}", got=error.strerror, expected="a file that can be read", do="fetch it again"
+                f"video {self.video!s}", got=error.strerror, expected="a file that can be read", do="fetch it again"
             ) from error
         except av.error.FFmpegError as error:
             raise VideoError("video unreadable") from error
@@ -93,6 +126,29 @@ class _opened:  # noqa: N801 a context manager that is used as a function
         self.container.close()
         if isinstance(error, av.error.FFmpegError):
             raise VideoError("video unreadable") from error
+
+
+def _cut(video: Path | bytes, stamps: Sequence[int]) -> bytes:
+    """The packets with these stamps as a video of their own, from a key frame on; raises VideoError."""
+    buffer, missing = io.BytesIO(), set(stamps)
+    # Without the muxer's name and version: the same packets are the same bytes.
+    with _opened(video) as (container, stream), av.open(buffer, "w", "mp4", options={"fflags": "+bitexact"}) as part:
+        track = part.add_stream_from_template(stream, opaque=True)  # AV1 is decoded by another library
+        track.time_base = stream.time_base
+        container.seek(_seek_point(stamps[0] * float(stream.time_base), float(stream.time_base)), stream=stream)
+        for packet in container.demux(stream):
+            if len(missing) == len(stamps) and (packet.pts != stamps[0] or not packet.is_keyframe):
+                continue
+            if packet.pts not in missing or packet.is_discard or packet.is_corrupt:
+                raise VideoError(_UNCUT)
+            missing.remove(packet.pts)
+            packet.stream, packet.pts, packet.dts = track, packet.pts - stamps[0], packet.dts - stamps[0]
+            part.mux(packet)
+            if not missing:
+                break
+    if missing:
+        raise VideoError(_UNCUT)
+    return buffer.getvalue()
 
 
 def _scan(container: Any, stream: Any, start_s: float | None, end_s: float | None) -> tuple[list[int], bool]:

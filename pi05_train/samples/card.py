@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
 
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, KINDS
+
+TIERS = ("train", "master")
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,34 @@ class SourceCard:
     licence: str = ""
     origin: str = ""
     """Where the data comes from: a URL, or the command that makes it."""
+    tier: str = "train"
+    """"train": samples. "master": whole episodes, for archive and re-conversion; nothing can train on them."""
 
     @property
     def has_actions(self) -> bool:
         return self.kind in ACTION_KINDS
 
 
+def load_card(path: Path) -> SourceCard:
+    """The card in a YAML file, not checked; refuses (UserError) a file that is none."""
+    try:
+        return SourceCard(**yaml.safe_load(path.read_text()))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"source card {path}", got=" ".join(str(error).split()), expected="a card", do="correct it"
+        ) from error
+
+
 def check_card(card: SourceCard) -> None:
-    """Refuse a card that cannot describe a source."""
+    """Refuse a card that cannot describe a source of samples."""
     where = f"source card {card.name}"
+    if card.tier != "train":
+        raise UserError(
+            f"{where}, tier",
+            got=repr(card.tier) + " (whole episodes)" * (card.tier == "master"),
+            expected="'train'",
+            do="make samples of them with `pi05 data convert master` and use the card that it writes",
+        )
     if card.kind not in KINDS:
         raise UserError(f"{where}, kind", got=repr(card.kind), expected="one of " + ", ".join(KINDS), do="correct it")
     unknown = [camera for camera in card.cameras if camera not in CAMERAS]

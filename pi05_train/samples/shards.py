@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -82,9 +82,14 @@ def sample_blocks(sample: Sample) -> bytes:
             expected=f"no dot, no slash, member names of at most {_LONGEST_NAME} bytes",
             do="use {episode:08d}_{frame:06d}",
         )
+    return member_blocks(sample.key, members)
+
+
+def member_blocks(key: str, members: Mapping[str, bytes]) -> bytes:
+    """Members (extension to content) of one key as they stand in a tar."""
     parts: list[bytes] = []
     for extension, content in members.items():
-        header = tarfile.TarInfo(f"{sample.key}.{extension}")
+        header = tarfile.TarInfo(f"{key}.{extension}")
         header.size, header.mode, header.uname, header.gname = len(content), 0o0444, "bigdata", "bigdata"
         parts += [header.tobuf(), content, bytes(-len(content) % tarfile.BLOCKSIZE)]
     return b"".join(parts)
@@ -104,11 +109,11 @@ def sample_members(sample: Sample) -> dict[str, bytes]:
     header["cameras"] = list(sample.images)
     members = {"json": json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()}
     if arrays:
-        members["lowdim.npz"] = _npz(arrays)
+        members["lowdim.npz"] = npz_bytes(arrays)
     return members | {f"{camera}.jpg": jpeg for camera, jpeg in sample.images.items()}
 
 
-def _npz(arrays: dict[str, NDArray[Any]]) -> bytes:
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """What numpy.savez writes, with the time stamps fixed by us rather than by numpy's present habit."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

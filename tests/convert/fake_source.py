@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pi05_train.convert.episodes import Episode, anchor_samples
-from pi05_train.convert.source import Dropped, Options, Unit
+from pi05_train.convert.episodes import Episode
+from pi05_train.convert.records import episode_samples
+from pi05_train.convert.source import Dropped, EpisodeRecord, Options, Unit
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import Sample
@@ -50,7 +51,7 @@ class FakeSource:
     notes: Sequence[str]
     lengths: Sequence[int]
 
-    def samples(self, unit: Unit) -> Iterator[Sample | Dropped]:
+    def samples(self, unit: Unit) -> Iterator[Sample | EpisodeRecord | Dropped]:
         content = json.loads(self.path.read_text())
         for command in content.get("commands", {}).get(str(unit.number), []):
             if command == "refuse":
@@ -59,9 +60,8 @@ class FakeSource:
                 os._exit(9)
             if command == "same number":
                 unit = Unit(0, unit.name)
-        yield from anchor_samples(
-            fake_episode(unit.number, self.lengths[unit.number], content), self.card, self.options
-        )
+        episode = fake_episode(unit.number, self.lengths[unit.number], content)
+        yield from episode_samples(episode, self.card, self.options)
 
 
 def fake_episode(number: int, frames: int, content: dict[str, dict[str, list[str]]]) -> Episode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,6 +24,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 
+from pi05_train.convert.lerobot import LeRobotSource
+from pi05_train.convert.source import Dropped, Options
+from pi05_train.samples.schema import Sample
+from pi05_train.samples.shards import check_sample
+
+HORIZON = 6
+OPTIONS = Options(name="toy", kind="CE", horizon=HORIZON, image_size=64)
+VERSIONS = ("v2.0", "v2.1", "v3.0")
+TABLE = {"v2.1": "data/chunk-000/episode_000001.parquet", "v3.0": "data/chunk-000/file-000.parquet"}
+VIDEO = {
+    "v2.1": "videos/chunk-000/observation.images.top/episode_000001.mp4",
+    "v3.0": "videos/observation.images.top/chunk-000/file-000.mp4",
+}
 SIDE = 64
 GAP_FRAMES = 3
 """Pictures of nobody between the episodes of a v3 video file."""
@@ -73,6 +87,27 @@ def write_video(path: Path, numbers: Sequence[int], fps: int, codec: str) -> Non
         container.mux(stream.encode())
 
 
+def write_joined(path: Path, parts: Sequence[Sequence[int]], fps: int, codec: str) -> None:
+    """A video of videos that were encoded apart, one behind the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream, begin = None, 0
+        for number, part in enumerate(parts):
+            alone = path.with_name(f"part-{number}.mp4")
+            write_video(alone, part, fps, codec)
+            with av.open(str(alone)) as source:
+                video = source.streams.video[0]
+                stream = stream or container.add_stream_from_template(video, opaque=True)
+                for packet in source.demux(video):
+                    if packet.pts is None or packet.dts is None:
+                        continue
+                    shift = round(begin / fps / packet.time_base)
+                    packet.stream, packet.pts, packet.dts = stream, packet.pts + shift, packet.dts + shift
+                    container.mux(packet)
+            begin += len(part)
+            alone.unlink()
+
+
 @dataclass
 class Dataset:
     """What to write; tests change single fields or files afterwards."""
@@ -88,6 +123,8 @@ class Dataset:
     width: int = 3
     tasks: Sequence[str] = ("pick up the cup", "open the drawer")
     names: Any = None
+    joined: bool = False
+    """v3.0: every episode was encoded apart and their packets joined, as LeRobot does."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further columns: name to a function of (episode, frame)."""
 
@@ -195,11 +232,13 @@ class Dataset:
             "stats/action/mean": [[0.0]] * len(tables),
         }  # fmt: skip
         for camera, offset in self.cameras.items() if self.stored == "video" else ():
-            shown: list[int] = []
-            for episode in range(len(tables)):
-                shown += [NOBODY] * GAP_FRAMES + self._shown(episode, offset)
-            shown += [NOBODY] * GAP_FRAMES
-            write_video(root / f"videos/{camera}/chunk-000/file-000.mp4", shown, self.fps, self.codec)
+            gap = [NOBODY] * GAP_FRAMES
+            parts = [gap, *(part for e in range(len(tables)) for part in (self._shown(e, offset), gap))]
+            path = root / f"videos/{camera}/chunk-000/file-000.mp4"
+            if self.joined:
+                write_joined(path, parts, self.fps, self.codec)
+            else:
+                write_video(path, [number for part in parts for number in part], self.fps, self.codec)
             drift = 0.3 / self.fps  # stored times are sums of rounded durations: only near the true ones
             columns[f"videos/{camera}/chunk_index"] = columns[f"videos/{camera}/file_index"] = [0] * len(tables)
             columns[f"videos/{camera}/from_timestamp"] = [float(s / self.fps + drift) for s in starts[:-1]]
@@ -215,3 +254,50 @@ def write_texts(path: Path, number: str, first: int, texts: Sequence[str]) -> No
     """As pandas stores a frame whose index is the text: an unnamed index gets this column name."""
     numbers = list(range(first, first + len(texts)))
     parquet.write_table(pyarrow.table({number: numbers, "__index_level_0__": list(texts)}), path)
+
+
+def edit_info(root: Path, change: Any) -> None:
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    change(info)
+    path.write_text(json.dumps(info))
+
+
+def rewrite(path: Path, change: Any) -> None:
+    parquet.write_table(change(parquet.read_table(path)), path)
+
+
+def cut(path: Path, share: float = 0.9) -> None:
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def column(name: str, value: Any) -> Any:
+    return lambda table: table.set_column(table.column_names.index(name), name, value(table[name]))
+
+
+def converted(source: LeRobotSource) -> tuple[list[Sample], Counter[str]]:
+    """All samples, and what was dropped by reason."""
+    samples: list[Sample] = []
+    dropped: Counter[str] = Counter()
+    for unit in source.units:
+        for sample in source.samples(unit):
+            if isinstance(sample, Dropped):
+                dropped[sample.reason] += sample.samples
+            else:
+                check_sample(sample, source.card)
+                samples.append(sample)
+    return samples, dropped
+
+
+def persistent(episode: int, frame: int) -> list[dict[str, Any]]:  # noqa: ARG001 the same on every frame
+    rows = [("subtask", "reach", 0.2), ("subtask", "grasp", 0.5), ("plan", "1. reach 2. grasp", 0.0)]
+    return [{"role": "assistant", "content": text, "style": style, "timestamp": time} for style, text, time in rows]
+
+
+def events(episode: int, frame: int) -> list[dict[str, Any]]:
+    said = {(0, 6): "not that one", (1, 1): "hello"}.get((episode, frame))
+    answer = {"role": "assistant", "content": "sure", "style": "interjection"}
+    return [answer, {"role": "user", "content": said, "style": "interjection"}] if said else []
+
+
+LANGUAGE = {"language_persistent": persistent, "language_events": events}

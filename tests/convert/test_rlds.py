@@ -1,112 +1,44 @@
-"""RLDS folders through the table: painted frames beside their numbers, one test per rule, refusals in one sentence."""
+"""RLDS folders through the table: painted frames beside their numbers, one test per rule."""
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pi05_train.convert.rlds import open_source
-from pi05_train.convert.rlds_datasets import DATASETS, SOURCES, Entry, Part, find_entry
-from pi05_train.convert.rlds_steps import Steps, changed
+from pi05_train.convert.rlds_datasets import DATASETS, Part
+from pi05_train.convert.rlds_steps import Steps
 from pi05_train.convert.run import convert
-from pi05_train.convert.source import Dropped, Options
+from pi05_train.convert.source import Dropped
 from pi05_train.convert.tfrecord import parse_example, records
 from pi05_train.errors import UserError
-from pi05_train.samples.card import check_card
 from pi05_train.samples.schema import CAMERAS, Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
-from tests.convert.fake_source import painted, read_painted, read_shards
-from tests.convert.rlds_folders import BOOL, TEXT, Stored, dataset, example, image, png, tensor, write_folder
+from tests.convert.fake_source import read_painted, read_shards
+from tests.convert.rlds_episodes import (
+    HIGH,
+    WIDE,
+    converted_one,
+    episode_of,
+    features_of,
+    folder_of,
+    leaf,
+    options,
+    record_with,
+    samples_of,
+)
+from tests.convert.rlds_folders import example, png, write_folder
 
 SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+
+
 BRIDGE = SHARED / "data" / "octo_bridge_rlds"
-HIGH, WIDE = 32, 64
-Episode = dict[str, Stored]
-
-
-def options(entry: str, **changes: Any) -> Options:
-    return Options(**{"name": "toy", "kind": "CE", "horizon": 4, "image_size": WIDE, "dataset": entry} | changes)
-
-
-def leaf(part: Part) -> dict[str, Any]:
-    whole = {"action/open_gripper": "bool", "action/future/target_close": "int64"}
-    return tensor(whole.get(part.key, "float32"), *((part.of,) if part.of > 1 else ()))
-
-
-def features_of(entry: Entry, height: int = HIGH, width: int = WIDE) -> dict[str, Any]:
-    """features.json with what the entry reads, and a picture and an embedding that it does not."""
-    steps: dict[str, Any] = {"is_first": BOOL, "is_last": BOOL, "observation": {"other": image(8, 8, 3)}}
-    leaves = {part.key: leaf(part) for part in (*entry.state, *entry.actions)}
-    leaves |= {camera.key: image(height, width, 3) for camera in entry.cameras}
-    leaves |= {key: tensor("int32", 512) if entry.name == "language_table" else TEXT for key in entry.language}
-    others: dict[str, Any] = {"episode_metadata": {"file_path": TEXT}}
-    if entry.success_key.startswith("steps/"):
-        leaves[entry.success_key.removeprefix("steps/")] = tensor("float32")
-    elif entry.success_key and "/" not in entry.success_key:
-        others[entry.success_key] = BOOL
-    for key, value in leaves.items():
-        node = steps
-        *inner, last = key.split("/")
-        for name in inner:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return dataset(steps, **others)
-
-
-def episode_of(entry: Entry, number: int, frames: int, *, last: bool = True) -> Episode:
-    """Painted with 100 number + 10 camera + frame; column c of a feature at frame f holds f + c / 64."""
-    record: Episode = {
-        "steps/is_first": np.arange(frames) == 0,
-        "steps/is_last": (np.arange(frames) == frames - 1) & last,
-        "steps/observation/other": [png(painted(0, 8, 16))] * frames,
-        "episode_metadata/file_path": [f"lab/success/{number}".encode()],
-    }
-    for part in (*entry.state, *entry.actions):
-        values = np.arange(frames)[:, None] + np.arange(part.of)[None] / 64
-        kind = leaf(part)["tensor"]["dtype"]
-        record[f"steps/{part.key}"] = (values % 2 if kind == "bool" else values).astype(kind)
-    for camera in entry.cameras:
-        place = CAMERAS.index(camera.ours)
-        pictures = [painted(100 * number + 10 * place + frame, HIGH, WIDE) for frame in range(frames)]
-        record[f"steps/{camera.key}"] = [png(picture) for picture in pictures]
-    for key in entry.language:
-        words = f"task {number} of {key}"
-        record[f"steps/{key}"] = [words.encode()] * frames
-        if entry.name == "language_table":
-            codes = np.zeros((frames, 512), np.int32)
-            codes[:, : len(words)] = [ord(letter) for letter in words]
-            record[f"steps/{key}"] = codes
-    if entry.success_key.startswith("steps/"):
-        record[entry.success_key] = np.ones(frames, np.float32)
-    elif entry.success_key and "/" not in entry.success_key:
-        record[entry.success_key] = np.array([True])
-    return record
-
-
-def folder_of(path: Path, entry: Entry, lengths: Sequence[Sequence[int]], **changes: Any) -> Path:
-    """Shards of episodes with these lengths; the episodes are numbered through."""
-    numbers = iter(range(100))
-    shards = [[episode_of(entry, next(numbers), frames) for frames in shard] for shard in lengths]
-    return write_folder(path, features_of(entry), shards, name=entry.name, **changes)
-
-
-def samples_of(path: Path, chosen: Options) -> tuple[list[Sample], list[Dropped]]:
-    source = open_source(path, chosen)
-    check_card(source.card)
-    found = [sample for unit in source.units for sample in source.samples(unit)]
-    samples = [sample for sample in found if isinstance(sample, Sample)]
-    for sample in samples:
-        check_sample(parse_sample(sample_members(sample)), source.card)
-    return samples, [sample for sample in found if isinstance(sample, Dropped)]
 
 
 def stored_columns(parts: Sequence[Part], frame: int) -> NDArray[np.float32]:
@@ -173,42 +105,6 @@ def test_an_episode_without_an_action_gives_no_sample(frames: int, tmp_path: Pat
     samples, dropped = samples_of(folder_of(tmp_path, DATASETS["bridge"], [[frames]]), options("bridge"))
     assert not samples
     assert sum(drop.samples for drop in dropped) == max(frames, 1)
-
-
-def test_grippers_become_zero_open_and_one_closed() -> None:
-    stored = np.array([[0, 0, 0.05, 1, 0, 0, -1, 0]], np.float32).T
-    np.testing.assert_array_equal(changed(stored, "hold").ravel(), [0, 0, 0, 1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(changed(-stored, "hold").ravel(), [1, 1, 1, 0, 0, 0, 1, 1])
-    np.testing.assert_array_equal(changed(stored * 0, "hold").ravel(), np.zeros(8))
-    np.testing.assert_array_equal(changed(np.float32([[-1], [0.25], [2]]), "clip").ravel(), [0, 0.25, 1])
-    np.testing.assert_array_equal(changed(np.float32([[-1], [0.25], [2]]), "clip and invert").ravel(), [1, 0.75, 0])
-    np.testing.assert_array_equal(changed(np.float32([[0], [0.25]]), "invert").ravel(), [1, 0.75])
-
-
-@given(st.lists(st.sampled_from([-1.0, -0.05, 0.0, 0.05, 1.0]), max_size=12))
-def test_a_gripper_holds_its_last_command(commands: list[float]) -> None:
-    first = next((command for command in commands if abs(command) > 0.1), 1.0)
-    closed, expected = first < 0, []  # before its first command the gripper is the other way round
-    for command in commands:
-        closed = command > 0 if abs(command) > 0.1 else closed
-        expected.append(float(closed))
-    assert changed(np.array(commands, np.float32)[:, None], "hold").ravel().tolist() == expected
-
-
-@pytest.mark.parametrize("change", ["hold", "clip", "clip and invert", "invert"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_no_change_hides_a_number_that_is_none(change: Any, bad: float) -> None:
-    assert np.isnan(changed(np.float32([[0], [bad], [1]]), change)).ravel().tolist() == [False, True, False]
-
-
-def record_with(entry: str, name: str, value: Callable[[Any], Stored]) -> Episode:
-    record = episode_of(DATASETS[entry], 0, 4)
-    return record | {name: value(record[name])}
-
-
-def converted_one(path: Path, entry: str, record: Mapping[str, Stored]) -> tuple[list[Sample], list[Dropped]]:
-    write_folder(path, features_of(DATASETS[entry]), [[record]])
-    return samples_of(path, options(entry))
 
 
 def test_success_is_read_where_it_is_written(tmp_path: Path) -> None:
@@ -278,106 +174,6 @@ def test_red_and_blue_are_exchanged_in_the_release_that_needs_it(
         assert not exchanged or (not isinstance(shown[0], bytes) and shown[0][0, 0].tolist() == [0, 0, 255])
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "reason"),
-    [
-        ("steps/action", lambda stored: stored * np.float32([[1], [np.nan], [1], [1]]), "NaN in actions"),
-        ("steps/observation/state", lambda stored: stored + np.float32(np.inf), "NaN in states"),
-        ("steps/observation/image_0", lambda stored: [b"no picture", *stored[1:]], ""),
-        ("steps/observation/image_0", lambda stored: [*stored[:2], b"no picture", stored[3]], "picture unreadable"),
-    ],
-)
-def test_bad_values_are_dropped_and_counted(
-    tmp_path: Path, name: str, value: Callable[[Any], Stored], reason: str
-) -> None:
-    _, dropped = converted_one(tmp_path, "bridge", record_with("bridge", name, value))
-    trimmed = ["first step has no action", "last step has no action"]
-    assert [drop.reason for drop in dropped] == [*trimmed, *([reason] if reason else [])]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("steps/action", lambda stored: stored[:, :6], "steps/action holds 24 float32 instead of 28 float32"),
-        ("steps/action", lambda stored: stored.astype(np.int64), "steps/action holds 28 int64 instead"),
-        ("steps/observation/image_0", lambda stored: stored[1:], "3 byte strings instead of 4 byte strings"),
-        ("steps/language_instruction", lambda _: [], "0 byte strings instead of 4"),
-        ("steps/is_first", lambda stored: stored[:3], "instead of 3"),
-        ("steps/is_first", lambda stored: stored[:0], "steps/is_first is empty beside"),
-    ],
-)
-def test_a_record_that_features_json_does_not_describe_is_refused(
-    tmp_path: Path, name: str, value: Callable[[Any], Stored], words: str
-) -> None:
-    with pytest.raises(UserError, match=rf"toy-train\.tfrecord-00000-of-00001, offset 0: got .*{words}"):
-        converted_one(tmp_path, "bridge", record_with("bridge", name, value))
-
-
-def damaged(path: Path, edit: Callable[[bytes], bytes]) -> Path:
-    shard = sorted(path.glob("*.tfrecord-*"))[0]
-    shard.write_bytes(edit(shard.read_bytes()))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("edit", "words"),
-    [
-        (lambda content: content[:-9], r"offset \d+: got the file's end 9 bytes before"),
-        (lambda content: content[:-40] + b"?" + content[-39:], r"offset \d+: got a payload of \d+ bytes"),
-        (lambda content: b"?" + content[1:], r"offset 0: got a record length"),
-        (lambda _: b"", r"records: got 0, expected 2 as dataset_info\.json has it"),
-    ],
-)
-def test_damaged_files_are_refused_by_name_and_offset(
-    tmp_path: Path, edit: Callable[[bytes], bytes], words: str
-) -> None:
-    path = damaged(folder_of(tmp_path, DATASETS["bridge"], [[3, 3]]), edit)
-    with pytest.raises(UserError, match=r"bridge-train\.tfrecord-00000-of-00001, " + words):
-        samples_of(path, options("bridge"))
-
-
-def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
-    for info in (True, False):
-        path = folder_of(tmp_path / str(info), DATASETS["bridge"], [[]], info=info)
-        with pytest.raises(UserError, match="got shards without records"):
-            open_source(path, options("bridge"))
-
-
-@pytest.mark.parametrize(
-    ("chosen", "words"),
-    [
-        ("bridges", "--dataset: got 'bridges', expected one of austin_buds, "),
-        ("kuka", r"features\.json: got no steps/observation/clip_function_input/base_pose_tool_reached"),
-        ("dobbe", r"features\.json: got no pictures steps/observation/wrist_image"),
-        ("taco_play", r"got no pictures steps/observation/rgb_static, steps/observation/rgb_gripper"),
-        ("bridge:val", "split val: got no shards"),
-    ],
-)
-def test_the_wrong_data_set_is_refused(tmp_path: Path, chosen: str, words: str) -> None:
-    path = folder_of(tmp_path, DATASETS["bridge"], [[3]])
-    if chosen == "kuka":
-        path = folder_of(tmp_path / "other", DATASETS["jaco_play"], [[3]])
-    with pytest.raises(UserError, match=words):
-        open_source(path, options(chosen))
-
-
-def test_features_without_a_key_are_refused(tmp_path: Path) -> None:
-    features = features_of(DATASETS["bridge"])
-    del features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]["action"]
-    write_folder(tmp_path, features, [[]])
-    with pytest.raises(UserError, match=r"features\.json: got no steps/action, expected the features of bridge"):
-        open_source(tmp_path, options("bridge"))
-
-
-def test_dimensions_other_than_the_tables_are_refused(tmp_path: Path) -> None:
-    features = features_of(DATASETS["bridge"])
-    steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
-    steps["action"] = tensor("float32", 8)
-    write_folder(tmp_path, features, [[]])
-    with pytest.raises(UserError, match=r"steps/action: got shape \[8\], expected \[7\] as bridge has it"):
-        open_source(tmp_path, options("bridge"))
-
-
 def test_the_name_in_the_files_is_enough(tmp_path: Path) -> None:
     path = folder_of(
         tmp_path / "austin_buds_dataset_converted_externally_to_rlds" / "0.1.0", DATASETS["austin_buds"], [[3]]
@@ -420,18 +216,6 @@ def test_the_source_travels_to_other_processes_and_shards(tmp_path: Path) -> Non
         *(f"00000000_{frame:06d}" for frame in range(3)),
         *(f"00000001_{frame:06d}" for frame in range(4)),
     }
-
-
-def test_every_entry_can_be_looked_up_and_says_where_it_comes_from() -> None:
-    assert len(DATASETS) >= 27
-    names = [name for entry in DATASETS.values() for name in (entry.name, *entry.aliases)]
-    assert len(names) == len(set(names))
-    for entry in DATASETS.values():
-        assert {find_entry(name).name for name in (entry.name, *entry.aliases)} == {entry.name}
-        assert entry.sources
-        assert set(entry.sources) <= set(SOURCES)
-        assert len(entry.delta_mask) <= min(entry.state_dim, entry.action_dim)
-        assert all(0 <= part.start < part.start + part.size <= part.of for part in (*entry.state, *entry.actions))
 
 
 @pytest.mark.skipif(not BRIDGE.is_dir(), reason="the real BridgeData V2 sample is not here")

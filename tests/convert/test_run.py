@@ -23,10 +23,10 @@ import yaml
 
 from pi05_train.convert import units
 from pi05_train.convert.run import Conversion, convert
-from pi05_train.convert.source import Dropped, Options, Unit
+from pi05_train.convert.source import Dropped, EpisodeRecord, Options, Unit
 from pi05_train.data.index import build_index
 from pi05_train.errors import UserError
-from pi05_train.samples.card import SourceCard, check_card
+from pi05_train.samples.card import TIERS, SourceCard, check_card
 from pi05_train.samples.schema import Sample
 from tests.convert.fake_source import ACTION_DIM, FakeSource, open_source, read_shards
 
@@ -65,9 +65,11 @@ def test_shards_card_and_record(tmp_path: Path) -> None:
     build_index(tmp_path / "arm")
 
 
-def test_the_same_bytes_from_any_number_of_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_same_bytes_from_any_number_of_workers(tier: str, tmp_path: Path) -> None:
     source = written(tmp_path / "a.json")
-    assert converted(source, tmp_path / "one" / "fake") == converted(source, tmp_path / "two" / "fake", workers=2)
+    one = converted(source, tmp_path / "one" / "fake", tier=tier)
+    assert one == converted(source, tmp_path / "two" / "fake", tier=tier, workers=2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
@@ -102,7 +104,7 @@ def test_samples_are_shuffled_by_their_keys_alone(tmp_path: Path) -> None:
 # Interruptions
 
 
-def killed_at(calls: int, source: Path, folder: Path) -> None:
+def killed_at(calls: int, source: Path, folder: Path, tier: str) -> None:
     """In a forked process: convert until the given number of files was written or moved, then kill -9."""
     left = [calls]
 
@@ -117,29 +119,30 @@ def killed_at(calls: int, source: Path, folder: Path) -> None:
 
     for name in ("fsync", "replace", "unlink", "rmdir"):
         setattr(os, name, counted(getattr(os, name)))
-    converted(source, folder)
+    converted(source, folder, tier=tier)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_between_any_two_writes_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tier", TIERS)
+def test_killed_between_any_two_writes_it_goes_on_to_the_same_bytes(tier: str, tmp_path: Path) -> None:
     source = written(tmp_path / "a.json", [5, 1], commands={"1": ["silent"]})
-    whole = converted(source, tmp_path / "whole" / "fake")
+    whole = converted(source, tmp_path / "whole" / "fake", tier=tier)
     moments = 0
     for calls in range(0, 200, 4):
         folder = tmp_path / str(calls) / "fake"
-        process = multiprocessing.get_context("fork").Process(target=killed_at, args=(calls, source, folder))
+        process = multiprocessing.get_context("fork").Process(target=killed_at, args=(calls, source, folder, tier))
         process.start()
         process.join()
         moments += process.exitcode == -signal.SIGKILL
         if (folder / "conversion.json").is_file():  # then it is all there
             made = {name for name in files(folder) if not name.startswith(".converting")}
             assert made == set(files(tmp_path / "whole" / "fake"))
-        assert converted(source, folder) == whole
+        assert converted(source, folder, tier=tier) == whole
         assert files(folder.parent) == files(tmp_path / "whole")
         if process.exitcode == 0:
             break
         shutil.rmtree(folder.parent)
-    assert moments > 8
+    assert moments > 6
 
 
 def slow_source(path: Path, options: Options) -> SlowSource:
@@ -147,7 +150,7 @@ def slow_source(path: Path, options: Options) -> SlowSource:
 
 
 class SlowSource(FakeSource):
-    def samples(self, unit: Unit) -> Iterator[Sample | Dropped]:
+    def samples(self, unit: Unit) -> Iterator[Sample | EpisodeRecord | Dropped]:
         for sample in super().samples(unit):
             time.sleep(0.01)
             yield sample
@@ -252,16 +255,17 @@ def test_options_and_source_stay_the_same_over_an_interruption(tmp_path: Path) -
         converted(written(source, [*LENGTHS, 6]), tmp_path / "fake")
 
 
+@pytest.mark.parametrize("tier", TIERS)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_refusing_unit_keeps_the_finished_ones(workers: int, tmp_path: Path) -> None:
+def test_a_refusing_unit_keeps_the_finished_ones(workers: int, tier: str, tmp_path: Path) -> None:
     source = written(tmp_path / "a.json", commands={"3": ["refuse"]})
     with pytest.raises(UserError, match=r"^episode 3: got a cut file, expected a whole one; fetch it again\.$"):
-        converted(source, tmp_path / "b" / "fake", workers=workers)
+        converted(source, tmp_path / "b" / "fake", workers=workers, tier=tier)
     assert list((tmp_path / "b" / "fake" / ".converting").glob("unit-*.json")) or workers == 2
     assert list((tmp_path / "b" / "fake").iterdir()) == [tmp_path / "b" / "fake" / ".converting"]
     written(source)
-    converted(source, tmp_path / "b" / "fake")
-    converted(source, tmp_path / "a" / "fake")
+    converted(source, tmp_path / "b" / "fake", tier=tier)
+    converted(source, tmp_path / "a" / "fake", tier=tier)
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
@@ -321,7 +325,7 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("name", "a/b"), ("name", ""), ("kind", "XX"), ("horizon", 0), ("image_size", 8), ("jpeg_quality", 101),
-     ("stride", 0), ("heldout", 1.0), ("workers", 0)],
+     ("stride", 0), ("heldout", 1.0), ("tier", "raw"), ("workers", 0)],
 )  # fmt: skip
 def test_options_that_make_no_sense(name: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"conversion, {name}: got"):
@@ -337,6 +341,18 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path: Path) -> None:
     assert (made.samples_in, made.samples) == (13, 4)
     assert made.examples["picture unreadable"] == "00000001_000000"
     assert made.examples["NaN in actions"] == "00000000"
+
+
+def test_the_round_trip_check_of_whole_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = units.member_blocks
+
+    def wrong(key: str, members: dict[str, bytes]) -> bytes:
+        return honest(key, members | {"base_0_rgb.zip": members["base_0_rgb.zip"][:-1] + b"?"})
+
+    monkeypatch.setattr(units, "member_blocks", wrong)
+    with pytest.raises(UserError, match=r"round-trip check, sample \d{8}, members: got "):
+        converted(written(tmp_path / "a.json"), tmp_path / "fake", tier="master")
+    assert not list(tmp_path.glob("fake/*.tar"))
 
 
 def test_the_round_trip_check_finds_a_wrong_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

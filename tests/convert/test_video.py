@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pi05_train.convert.video import VideoError, frame_stamps, pictures
+from pi05_train.convert.video import Footage, VideoError, frame_stamps, pictures
 from pi05_train.errors import UserError
-from tests.convert.lerobot_folders import CODECS, needs_encoder, painted, write_video
+from tests.convert.lerobot_folders import CODECS, needs_encoder, painted, write_joined, write_video
 
 FPS = 20
 
@@ -100,3 +100,40 @@ def test_damage_that_h264_decoders_conceal(tmp_path: Path) -> None:
 def test_an_absent_file_ends_the_conversion(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent.mp4: got No such file.*fetch it again"):
         frame_stamps(tmp_path / "absent.mp4")
+
+
+@pytest.fixture(params=sorted(CODECS))
+def joined(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """60 numbered pictures, of which each 15 were encoded apart."""
+    needs_encoder(str(request.param))
+    write_joined(tmp_path / "joined.mp4", [range(start, start + 15) for start in (0, 15, 30, 45)], FPS, request.param)
+    return tmp_path / "joined.mp4"
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 60), (0, 30), (30, 30), (15, 15)])
+def test_a_part_that_key_frames_bound_is_cut_out_without_loss(joined: Path, first: int, count: int) -> None:
+    stamps, _ = frame_stamps(joined)
+    part = Footage(joined, stamps[first : first + count])
+    content = part.mp4()
+    assert content == part.mp4()
+    assert (content == joined.read_bytes()) == (count == 60)
+    again = Footage(content, frame_stamps(content)[0])
+    assert [painted(picture) for picture in again] == list(range(first, first + count))
+    assert all((ours == theirs).all() for ours, theirs in zip(part, again, strict=True))
+
+
+def test_any_other_part_is_exact_or_refused(joined: Path) -> None:
+    """Never without a key frame at its beginning, and never with a packet that a picture behind its end needs."""
+    stamps, _ = frame_stamps(joined)
+    refused = set()
+    inside = {(1, 15), (16, 60), (5, 9)}
+    for first, last in (*inside, *((0, last) for last in range(1, 15))):
+        part = Footage(joined, stamps[first:last])
+        try:
+            content = part.mp4()
+        except VideoError:
+            refused.add((first, last))
+        else:
+            again = Footage(content, frame_stamps(content)[0])
+            assert all((ours == theirs).all() for ours, theirs in zip(part, again, strict=True))
+    assert refused >= inside

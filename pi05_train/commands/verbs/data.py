@@ -75,6 +75,7 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--quality", type=int, default=95, help="JPEG quality (default: %(default)s)")
     convert.add_argument("--stride", type=int, default=1, help="take every n-th frame (default: %(default)s)")
     convert.add_argument("--heldout", type=float, default=0.05, help="share of episodes (default: %(default)s)")
+    convert.add_argument("--tier", default="train", choices=("train", "master"), help="master: whole episodes, as is")
     convert.add_argument("--allow-missing", action="store_true", help="take what is there")
     convert.add_argument("--dataset", default="", help="entry of the format's table, or the annotations' file")
     convert.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; never changes the result")
@@ -99,6 +100,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         jpeg_quality=arguments.quality,
         stride=arguments.stride,
         heldout=arguments.heldout,
+        tier=arguments.tier,
         allow_missing=arguments.allow_missing,
         dataset=arguments.dataset,
     )
