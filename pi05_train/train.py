@@ -14,6 +14,7 @@ from pi05_train.config.build import build_processor, fingerprints, save_statisti
 from pi05_train.config.compose import compose, to_yaml
 from pi05_train.config.schema import Config
 from pi05_train.data.cache import Cache
+from pi05_train.data.fast_report import require_measured
 from pi05_train.data.loader import make_loader
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
@@ -39,6 +40,8 @@ def train(config: Config) -> Path:
         print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")
     statistics = shard_statistics(config)
     processor = build_processor(config, statistics)
+    if config.stage.objective.text:
+        require_measured(config, statistics)
     engine = SingleEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine)
 
     def batches(start: int) -> Iterator[list[Batch]]:
