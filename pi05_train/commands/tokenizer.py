@@ -12,7 +12,7 @@ from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.schema import Config
 from pi05_train.data.cache import Cache
-from pi05_train.data.fast_report import Measured, read_report, write_report
+from pi05_train.data.fast_report import Measured, check_positive, read_report, write_report
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.tokenizer_check import action_sources, measure_sources
 from pi05_train.data.tokenizer_fit import FastOptions, fit_tokenizers
@@ -43,6 +43,7 @@ def check(config: Config, *, max_error: float) -> int:
 
     In a folder that `fit` wrote, the report takes the findings in.
     """
+    check_positive("--max-error", max_error)
     folder = resolve_tokenizer(config.tokenizer.fast)
     fast, report = FastTokenizer.load(folder), read_report(folder)
     mixture = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))

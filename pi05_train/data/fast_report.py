@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,12 @@ moves no DCT coefficient by more, and the transform keeps lengths: a dim beyond 
 coarser scale. Real sources reach 0.02 to 0.03 (benchmarks/fast_reconstruction.py)."""
 MAX_UNDECODABLE = 0.01
 """Limit for the share of a source's chunks that do not decode."""
+
+
+def check_positive(what: str, value: float) -> None:
+    """Refuse a limit or a scale that is none."""
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(what, got=value, expected="a number above 0", do="correct it")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from pi05_train.config.build import Statistics
 from pi05_train.config.schema import Config
 from pi05_train.data.cache import Cache
 from pi05_train.data.chunks import fit_rows, index_rows, read_chunks
-from pi05_train.data.fast_report import MAX_ERROR, Measured, refuse_complaints, write_report
+from pi05_train.data.fast_report import MAX_ERROR, Measured, check_positive, refuse_complaints, write_report
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
 from pi05_train.data.tokenizer_check import action_sources, measure_sources
-from pi05_train.errors import UserError
 from pi05_train.processing.numbers import normalised_state
 from pi05_train.processing.sequence import prompt_text, target_text
 from pi05_train.samples.schema import ACTION_KINDS, Sample
@@ -42,9 +40,8 @@ class FastOptions:
     """Largest RMSE of any dim that is accepted, in the network's units."""
 
     def __post_init__(self) -> None:
-        for name, value in (("--scale", self.scale), ("--max-error", self.max_error)):
-            if not (math.isfinite(value) and value > 0):
-                raise UserError(name, got=value, expected="a number above 0", do="correct it")
+        check_positive("--scale", self.scale)
+        check_positive("--max-error", self.max_error)
 
 
 def fit_tokenizers(
