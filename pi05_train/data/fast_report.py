@@ -18,7 +18,7 @@ REPORT = "report.json"
 MAX_ERROR = 0.05
 """Default limit for the RMSE of every dim, in the network's units (q01 to q99 is 2). Rounding at the paper's scale 10
 moves no DCT coefficient by more, and the transform keeps lengths: a dim beyond it has numbers that saturate, or a
-coarser scale. Real sources reach 0.02 to 0.03 (benchmarks/fast_reconstruction.py)."""
+coarser scale. Real sources lose 0.016 to 0.029 (benchmarks/fast_reconstruction.py)."""
 MAX_UNDECODABLE = 0.01
 """Limit for the share of a source's chunks that do not decode."""
 
