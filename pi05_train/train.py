@@ -13,6 +13,7 @@ from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.build import build_processor, fingerprints, save_statistics, shard_statistics
 from pi05_train.config.compose import compose, to_yaml
 from pi05_train.config.schema import Config
+from pi05_train.data.fast_report import require_measured
 from pi05_train.data.loader import make_loader
 from pi05_train.data.micro_batches import make_division
 from pi05_train.data.mixture import Mixture
@@ -41,6 +42,8 @@ def train(config: Config) -> Path:
         print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")
     statistics = shard_statistics(config)
     processor = build_processor(config, statistics)
+    if config.stage.objective.text:
+        require_measured(config, statistics)
     division = make_division(config, mixture, statistics, rank=SingleEngine.rank, world_size=SingleEngine.world_size)
     engine = SingleEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine)
 

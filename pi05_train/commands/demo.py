@@ -16,6 +16,7 @@ from pi05_train.commands.evaluate import measure
 from pi05_train.commands.tokenizer import fit
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
+from pi05_train.data.tokenizer_fit import FastOptions
 from pi05_train.evaluation.results import read_evaluation
 from pi05_train.report.table import results_table
 from pi05_train.report.write import write_report
@@ -87,7 +88,7 @@ def _phases(root: Path) -> list[Phase]:
         Phase(
             "tokenizers",
             "Fit a small SentencePiece model and FAST (DCT + BPE) on the training samples.",
-            lambda: _whole(tokenizers, lambda folder: fit(folder, pretrain, pieces=PIECES, fast_size=FAST_SIZE)),
+            lambda: _whole(tokenizers, lambda folder: fit(folder, pretrain, FastOptions(FAST_SIZE), pieces=PIECES)),
             tokenizers.is_dir,
         ),
         _training(

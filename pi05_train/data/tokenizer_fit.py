@@ -1,8 +1,9 @@
-"""Fit a small text tokenizer and FAST on the training rows of a mixture."""
+"""Fit FAST, and a small text tokenizer beside it, on the training rows of a mixture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,57 +11,84 @@ from numpy.typing import NDArray
 
 from pi05_train.config.build import Statistics
 from pi05_train.config.schema import Config
+from pi05_train.data.chunks import fit_rows, index_rows, read_chunks
+from pi05_train.data.fast_report import MAX_ERROR, Measured, check_positive, refuse_complaints, write_report
 from pi05_train.data.mixture import Mixture
-from pi05_train.data.permutation import permute
 from pi05_train.data.reader import Reader
-from pi05_train.errors import UserError
-from pi05_train.processing.numbers import normalised_chunk, normalised_state
+from pi05_train.data.tokenizer_check import action_sources, measure_sources
+from pi05_train.processing.numbers import normalised_state
 from pi05_train.processing.sequence import prompt_text, target_text
 from pi05_train.samples.schema import ACTION_KINDS, Sample
-from pi05_train.tokenization.fast import fit_fast_tokenizer
+from pi05_train.tokenization.fast import FastTokenizer, fit_fast_tokenizer
 from pi05_train.tokenization.text import fit_text_tokenizer
 from pi05_train.tokenization.tokens import Tokens
-
-SAMPLES_PER_SOURCE = 1000
-"""Enough for tokenizers of a few thousand ids; rows are taken in a keyed order."""
 
 Report = Callable[[int, int, str], None]
 
 
-def fit_tokenizers(
-    config: Config, statistics: Statistics, folder: Path, *, pieces: int, fast_size: int, report: Report
-) -> Tokens:
-    """Fit both on the mixture's training rows, write them into `folder/text` and `folder/fast`, and return them.
+@dataclass(frozen=True)
+class FastOptions:
+    """How FAST is fitted."""
 
-    FAST sees chunks as training will: normalised per source, relative where the card says so, padded to the model's
-    action_dim unless `tokenizer.fast_native_dims` (decision 21 of the recipe). `report(done, total, what)` follows the
-    reading.
+    vocab_size: int
+    scale: float = 10
+    """Steps per unit of a DCT coefficient; finer steps lose less and cost more tokens (paper: 10)."""
+    source: str | None = None
+    """The source to fit it on alone; None: all sources with actions, equally many chunks of each."""
+    max_error: float = MAX_ERROR
+    """Largest RMSE of any dim that is accepted, in the network's units."""
+
+    def __post_init__(self) -> None:
+        check_positive("--scale", self.scale)
+        check_positive("--max-error", self.max_error)
+
+
+def fit_tokenizers(
+    config: Config, statistics: Statistics, folder: Path, options: FastOptions, *, pieces: int, report: Report
+) -> tuple[Tokens, dict[str, Measured]]:
+    """Fit both into `folder/text` and `folder/fast`; the tokenizers, and what FAST was measured to lose.
+
+    Text is fitted on every source. A FAST that loses too much is refused (UserError) before anything is written.
+    `report(done, total, what)` follows the reading.
     """
     mixture = Mixture.of(config)
+    fast, measured = fit_fast(config, statistics, mixture, options)
     reader = Reader(mixture)
     corpus: list[str] = []
-    chunks: list[NDArray[np.float32]] = []
-    for done, (source, size) in enumerate(zip(mixture.names, mixture.sizes, strict=True)):
+    for done, source in enumerate(mixture.names):
         report(done, len(mixture.names), source)
-        rows = permute(np.arange(min(SAMPLES_PER_SOURCE, size)), size, "tokenizer", source)
-        for sample in reader.read_all(source, rows.tolist()):
+        for sample in reader.read_all(source, fit_rows(mixture, source).tolist()):
             corpus += _texts(sample, config, mixture, statistics)
-            if sample.kind in ACTION_KINDS:
-                card, stats, kind = mixture.cards[source], statistics[source]["actions"], config.data.normalisation
-                chunk = normalised_chunk(sample, card, stats, config.model, kind)[0]
-                chunks.append(chunk[:, : card.action_dim] if config.tokenizer.fast_native_dims else chunk)
-    if not chunks:
-        raise UserError(
-            f"mixture {mixture.name}",
-            got="no source with actions",
-            expected="at least one to fit FAST on",
-            do="add one",
-        )
     report(len(mixture.names), len(mixture.names), "fitting")
-    fast = fit_fast_tokenizer(chunks, vocab_size=fast_size)
-    fast.save(folder / "fast")
     text = fit_text_tokenizer(corpus, folder / "text", pieces=pieces, fast_size=fast.vocab_size)
-    return Tokens(text, fast, config.tokenizer.fast_native_dims)
+    fast.save(folder / "fast")
+    write_report(folder / "fast", measured)
+    return Tokens(text, fast, config.tokenizer.fast_native_dims), measured
+
+
+def fit_fast(
+    config: Config, statistics: Statistics, mixture: Mixture, options: FastOptions
+) -> tuple[FastTokenizer, dict[str, Measured]]:
+    """FAST fitted on chunks as training will give them to it, and what it was measured to lose on others.
+
+    They are normalised per source, relative where the card says so, padded to the model's action_dim unless
+    `tokenizer.fast_native_dims` (decision 21 of the recipe). Refuses (UserError) what loses too much.
+    """
+    names = action_sources(mixture, options.source)
+    chunks: list[NDArray[np.float32]] = []
+    for name in names:
+        rows = index_rows(mixture, name, fit_rows(mixture, name))
+        chunks += list(
+            read_chunks(mixture.indexes[name], rows, mixture.cards[name], statistics[name]["actions"], config)
+        )
+    fast = fit_fast_tokenizer(chunks, vocab_size=options.vocab_size, scale=options.scale)
+    measured = measure_sources(config, statistics, mixture, fast, names, max_error=options.max_error)
+    refuse_complaints(
+        f"FAST fitted at scale {options.scale:g}, chunks encoded and decoded",
+        measured,
+        do="raise --scale, look for outliers with `pi05 data stats`, or accept more with --max-error",
+    )
+    return fast, measured
 
 
 def _texts(sample: Sample, config: Config, mixture: Mixture, statistics: Statistics) -> list[str]:
