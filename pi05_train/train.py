@@ -18,6 +18,7 @@ from pi05_train.data.loader import make_loader
 from pi05_train.data.micro_batches import make_division
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
+from pi05_train.data.shard_cache import shard_cache
 from pi05_train.engine.single import SingleEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
@@ -40,6 +41,7 @@ def train(config: Config) -> Path:
     steps = config.run.steps if schedule.end_step is None else schedule.end_step
     if steps < config.run.steps:
         print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")
+    reader = Reader(mixture, shard_cache(mixture, config.data))
     statistics = shard_statistics(config)
     processor = build_processor(config, statistics)
     if config.stage.objective.text:
@@ -51,7 +53,7 @@ def train(config: Config) -> Path:
         loader = make_loader(
             mixture,
             schedule,
-            Reader(mixture),
+            reader,
             processor,
             division=division,
             flow_draws=config.stage.objective.flow_draws,
@@ -59,6 +61,7 @@ def train(config: Config) -> Path:
             stop_step=steps,
             num_workers=config.data.workers,
             run_folder=folder.path,
+            prefetch_batches=config.data.prefetch_batches,
         )
         return (micro_batches for _, micro_batches in loader)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +10,6 @@ from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.schema import Config
 from pi05_train.data.budget import Budget, divide
-from pi05_train.data.cache import Cache
 from pi05_train.data.micro_batches import Sizes
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.token_counts import count_source
@@ -23,7 +20,7 @@ _STEPS = 50
 
 def count(config: Config, *, workers: int) -> None:
     """Count the tokens of every sample of the mixture's sources, and print what a step holds."""
-    mixture = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
+    mixture = Mixture.of(config)
     statistics = shard_statistics(config)
     for name in mixture.names:
         with progress_bar(f"counting {name}") as report:

@@ -11,7 +11,6 @@ from rich.table import Table
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.schema import Config
-from pi05_train.data.cache import Cache
 from pi05_train.data.fast_report import Measured, check_positive, read_report, write_report
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.tokenizer_check import action_sources, measure_sources
@@ -46,7 +45,7 @@ def check(config: Config, *, max_error: float) -> int:
     check_positive("--max-error", max_error)
     folder = resolve_tokenizer(config.tokenizer.fast)
     fast, report = FastTokenizer.load(folder), read_report(folder)
-    mixture = Mixture.open(config.mixture, Path(config.data.root), cache=Cache(config.data.cache))
+    mixture = Mixture.of(config)
     names = action_sources(mixture)
     measured = measure_sources(config, shard_statistics(config), mixture, fast, names, max_error=max_error)
     _print(f"FAST {config.tokenizer.fast}", measured)

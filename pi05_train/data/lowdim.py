@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from pi05_train.data.index import BLOCK, Index, Shard
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import LOWDIM, parse_header, parse_lowdim
+from pi05_train.samples.store import ReadSpan, Store
 
 ROWS_PER_BLOCK = 512
 _FIRST_READ = 8192
@@ -47,19 +47,14 @@ def read_blocks(index: Index, rows: NDArray[np.int64]) -> Iterator[Block]:
     """
     shards = np.asarray(index.records["shard"][rows])
     for shard in np.unique(shards).tolist():
-        path = index.folder / index.shards[shard].name
         own = rows[shards == shard]
-        try:
-            with path.open("rb", buffering=0) as file:
-                reader = _ShardReader(file.fileno(), str(path))
-                for first in range(0, len(own), ROWS_PER_BLOCK):
-                    yield from reader.read(index, own[first : first + ROWS_PER_BLOCK])
-        except OSError as error:
-            raise UserError(f"shard {path}", got=error, expected="a readable file", do="restore it") from error
+        with _reader(index.store, index.shards[shard]) as reader:
+            for first in range(0, len(own), ROWS_PER_BLOCK):
+                yield from reader.read(index, own[first : first + ROWS_PER_BLOCK])
 
 
 def read_heads(
-    folder: Path, shards: Sequence[Shard], records: NDArray[np.void]
+    store: Store, shards: Sequence[Shard], records: NDArray[np.void]
 ) -> Iterator[tuple[bytes, bytes] | UserError]:
     """(json, lowdim.npz) of the sample of each record, the second empty if it has none; the complaint about one that
     cannot be taken apart. The records stand in the order of the shards, and count them in `shards`.
@@ -67,14 +62,15 @@ def read_heads(
     Nothing after these members is read, and no checksum compared. Refuses (UserError) a shard that cannot be read.
     """
     for shard in np.unique(records["shard"]).tolist():
-        path = folder / shards[shard].name
-        try:
-            with path.open("rb", buffering=0) as file:
-                reader = _ShardReader(file.fileno(), str(path))
-                for record in records[records["shard"] == shard]:
-                    yield reader.head(int(record["offset"]), int(record["length"]))
-        except OSError as error:
-            raise UserError(f"shard {path}", got=error, expected="a readable file", do="restore it") from error
+        with _reader(store, shards[shard]) as reader:
+            for record in records[records["shard"] == shard]:
+                yield reader.head(int(record["offset"]), int(record["length"]))
+
+
+@contextmanager
+def _reader(store: Store, shard: Shard) -> Iterator[_ShardReader]:
+    with store.opened(shard.name) as read:
+        yield _ShardReader(read, f"{store.where}/{shard.name}")
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,8 @@ class _Layout:
 
 
 class _ShardReader:
-    def __init__(self, descriptor: int, path: str) -> None:
-        self._descriptor = descriptor
+    def __init__(self, read: ReadSpan, path: str) -> None:
+        self._read = read
         self._path = path
         self._enough = _FIRST_READ
         self._layouts: dict[int, _Layout | None] = {}
@@ -137,18 +133,18 @@ class _ShardReader:
 
     def _head(self, offset: int, length: int) -> tuple[bytes, bytes]:
         """(json, lowdim.npz) of the sample there, the second empty if it has none."""
-        head = os.pread(self._descriptor, min(self._enough, length), offset)
+        head = self._read(offset, min(self._enough, length))
         json_end = BLOCK + _tar_size(head, 0)
         second = -(-json_end // BLOCK) * BLOCK
         if second + BLOCK > len(head):
-            head = os.pread(self._descriptor, min(second + self._enough, length), offset)
+            head = self._read(offset, min(second + self._enough, length))
         name = head[second : second + 100].partition(b"\0")[0]
         if not name.endswith(b".lowdim.npz"):
             return head[BLOCK:json_end], b""
         end = second + BLOCK + _tar_size(head, second)
         if end > len(head):
             self._enough = min(max(self._enough, end + 2 * BLOCK), 2**20)
-            head = os.pread(self._descriptor, min(end, length), offset)
+            head = self._read(offset, min(end, length))
         if end > len(head):
             raise ValueError("numbers that end beyond their sample")
         return head[BLOCK:json_end], head[second + BLOCK : end]

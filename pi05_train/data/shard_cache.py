@@ -15,8 +15,21 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from pi05_train.config.schema import DataConfig
+from pi05_train.data.cache import Cache
 from pi05_train.data.index import Shard
+from pi05_train.data.mixture import Mixture
 from pi05_train.errors import UserError
+
+
+def shard_cache(mixture: Mixture, data: DataConfig) -> ShardCache | None:
+    """The cache that `data.cache_gigabytes` asks for, made ready; None: nothing is kept, or all shards are local."""
+    if not (mixture.remote and data.cache_gigabytes):
+        return None
+    shards = [shard for index in mixture.indexes.values() if index.store.remote for shard in index.shards]
+    cache = ShardCache(Cache(data.cache).folder / "shards", shards, int(data.cache_gigabytes * 1e9))
+    cache.prepare()
+    return cache
 
 
 class ShardCache:

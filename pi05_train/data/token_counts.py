@@ -30,6 +30,7 @@ from pi05_train.data.parallel import in_order
 from pi05_train.errors import UserError
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.shards import check_sample, parse_head
+from pi05_train.samples.store import Store
 
 COUNT_VERSION = 1
 """Part of the name; to be raised whenever the same inputs would give other counts."""
@@ -127,7 +128,7 @@ def counts_name(source: str, index: Index, config: Config, statistics: Statistic
 class _Job:
     setup: str
     """The configuration with the source alone, as YAML."""
-    folder: Path
+    store: Store
     shards: tuple[Shard, ...]
     records: NDArray[np.void]
     """Some rows of the index, with shards numbered as in `shards`."""
@@ -141,7 +142,7 @@ def _job(setup: str, index: Index, start: int) -> _Job:
     records = np.array(index.records[start : start + ROWS_PER_PART])
     lowest, highest = int(records["shard"].min()), int(records["shard"].max())
     records["shard"] -= lowest
-    return _Job(setup, index.folder, index.shards[lowest : highest + 1], records)
+    return _Job(setup, index.store, index.shards[lowest : highest + 1], records)
 
 
 def _count(job: _Job) -> NDArray[np.void]:
@@ -149,7 +150,7 @@ def _count(job: _Job) -> NDArray[np.void]:
     processor = _processor(job.setup)
     (card,) = processor.cards.values()
     counts = np.zeros(len(job.records), COUNT)
-    for row, head in enumerate(read_heads(job.folder, job.shards, job.records)):
+    for row, head in enumerate(read_heads(job.store, job.shards, job.records)):
         if isinstance(head, UserError):
             continue
         try:

@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from obstore import exceptions
 from obstore.store import GCSStore, HTTPStore, ObjectStore, S3Store
 
 from pi05_train.errors import UserError
+from pi05_train.samples.store import ReadSpan
 
 T = TypeVar("T")
 REQUESTS_AT_ONCE = 16
@@ -73,9 +75,12 @@ class RemoteStore:
                 f"shard {name} in {self.where}",
                 got="no such file",
                 expected="the shard that was there when the run began",
-                do="restore it, then resume the run",
+                do="restore it, then go on",
             )
         return found
+
+    def opened(self, name: str) -> AbstractContextManager[ReadSpan]:
+        return nullcontext(partial(self.read, name))
 
     def read_whole(self, name: str) -> bytes | None:
         return self._patiently(name, lambda: bytes(self._store.get(name).bytes()))
@@ -121,7 +126,7 @@ class RemoteStore:
             f"{what} in {self.where}",
             got=got,
             expected="its bytes",
-            do="check the address, the network and the credentials, then resume the run",
+            do="check the address, the network and the credentials, then go on",
         )
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,10 @@ from pi05_train.errors import UserError
 PATIENCE_SECONDS = 600.0
 """How long a remote store may fail to answer before that becomes an error."""
 SCHEMES = ("s3", "gs", "https", "http")
+
+
+ReadSpan = Callable[[int, int], bytes]
+"""(start, length) to those bytes of a file; fewer where it ends before."""
 
 
 class Store(Protocol):
@@ -32,6 +36,9 @@ class Store(Protocol):
 
     def read(self, name: str, start: int, length: int) -> bytes:
         """Those bytes of a file; fewer where it ends before."""
+
+    def opened(self, name: str) -> AbstractContextManager[ReadSpan]:
+        """For many reads of one file after each other: `read` of it."""
 
     def read_whole(self, name: str) -> bytes | None:
         """A small file, or None where there is none of that name."""
@@ -97,17 +104,22 @@ class Folder:
             return {}
 
     def read(self, name: str, start: int, length: int) -> bytes:
+        with self.opened(name) as read:
+            return read(start, length)
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[ReadSpan]:
         path = self.folder / name
         try:
             with path.open("rb", buffering=0) as file:
-                file.seek(start)
-                return file.read(length)
+                descriptor = file.fileno()
+                yield lambda start, length: os.pread(descriptor, length, start)
         except OSError as error:
             raise UserError(
                 f"shard {path}",
                 got=f"{type(error).__name__} while reading",
                 expected="a readable file",
-                do="restore it, then resume the run",
+                do="restore it, then go on",
             ) from error
 
     def read_whole(self, name: str) -> bytes | None:

@@ -3,8 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pi05_train.data.batch_maker import ExampleMaker, make_flow_draws
 from pi05_train.data.index import read_keys
-from pi05_train.data.loader import ExampleMaker, heldout_samples, make_flow_draws, make_loader
+from pi05_train.data.loader import heldout_samples, make_loader
 from pi05_train.data.micro_batches import of_equal_number
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.quarantine import Quarantine
@@ -28,6 +28,7 @@ from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.samples.schema import Sample
+from tests.data.batches import assert_equal_batches
 from tests.synthetic import shard_path
 from tests.synthetic_processor import synthetic_processor
 
@@ -80,27 +81,18 @@ def load(
     )
 
 
-def assert_equal(left: Sequence[tuple[int, list[Batch]]], right: Sequence[tuple[int, list[Batch]]]) -> None:
-    assert [(step, len(batches)) for step, batches in left] == [(step, len(batches)) for step, batches in right]
-    for (_, ours), (_, theirs) in zip(left, right, strict=True):
-        for one, other in zip(ours, theirs, strict=True):
-            for field in fields(Batch):
-                a, b = getattr(one, field.name), getattr(other, field.name)
-                assert torch.equal(a, b) if isinstance(a, Tensor) else a == b, field.name
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_change_nothing(world: World, processor: Processor, tmp_path: Path, workers: int) -> None:
     mixture = open_mixture(world)
-    assert_equal(load(mixture, processor, tmp_path), load(mixture, processor, tmp_path, workers=workers))
+    assert_equal_batches(load(mixture, processor, tmp_path), load(mixture, processor, tmp_path, workers=workers))
 
 
 def test_a_resumed_run_sees_what_the_uninterrupted_one_would_have(
     world: World, processor: Processor, tmp_path: Path
 ) -> None:
     mixture = open_mixture(world)
-    assert_equal(load(mixture, processor, tmp_path)[2:], load(mixture, processor, tmp_path, start=2))
+    assert_equal_batches(load(mixture, processor, tmp_path)[2:], load(mixture, processor, tmp_path, start=2))
 
 
 def test_micro_batches_are_the_global_batch_in_slot_order(world: World, processor: Processor, tmp_path: Path) -> None:
@@ -176,7 +168,7 @@ def test_a_bad_sample_is_replaced_alike_and_written_down(
     for run in runs:
         run.mkdir()
     first = load(mixture, processor, runs[0], workers=workers)
-    assert_equal(first, load(mixture, processor, runs[1]))
+    assert_equal_batches(first, load(mixture, processor, runs[1]))
     assert first[0][1][0].segments[0].key != victim.key
     assert first[0][1][0].segments[1:] == healthy[0][1][0].segments[1:]
     written = [(run / "quarantine.jsonl").read_text() for run in runs]
