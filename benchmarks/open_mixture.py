@@ -30,6 +30,7 @@ from pi05_train.data.cache import Cache  # noqa: E402
 from pi05_train.data.explain import explain  # noqa: E402
 from pi05_train.data.index import HELDOUT, RECORD, ROWS_READ_TOGETHER  # noqa: E402
 from pi05_train.data.mixture import Mixture  # noqa: E402
+from pi05_train.data.schedule import Draw  # noqa: E402
 from pi05_train.samples.card import SourceCard  # noqa: E402
 from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry  # noqa: E402
 
@@ -101,6 +102,13 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
+def place(mixture: Mixture, draw: Draw) -> tuple[str, str, int, int]:
+    """Where the bytes of a draw stand: source, shard, offset and length."""
+    index = mixture.indexes[draw.source]
+    record = index.records[mixture.rows[draw.source][draw.row]]
+    return draw.source, index.shards[int(record["shard"])].name, int(record["offset"]), int(record["length"])
+
+
 def measure(root: Path) -> None:
     """Open the mixture in this fresh process and print a line about it."""
     imported = private_memory()
@@ -117,10 +125,9 @@ def measure(root: Path) -> None:
     private = private_memory()
     start = time.perf_counter()
     schedule = mixture.schedule(0, BATCH, FAR + 10)
-    for draw in schedule.draws(FAR):
-        index, row = mixture.indexes[draw.source], mixture.rows[draw.source][draw.row]
-        index.records[row]
+    places = [place(mixture, draw) for draw in schedule.draws(FAR)]
     batch = (time.perf_counter() - start) * 1e3
+    assert len(set(places)) == BATCH
     explained = milliseconds(lambda: explain(mixture, schedule, FAR))
     other = milliseconds(lambda: explain(mixture, schedule, FAR + 1))
     print(
