@@ -30,6 +30,7 @@ from pi05_train.data.cache import Cache  # noqa: E402
 from pi05_train.data.explain import explain  # noqa: E402
 from pi05_train.data.index import HELDOUT, RECORD, ROWS_READ_TOGETHER  # noqa: E402
 from pi05_train.data.mixture import Mixture  # noqa: E402
+from pi05_train.data.schedule import Draw  # noqa: E402
 from pi05_train.samples.card import SourceCard  # noqa: E402
 from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry  # noqa: E402
 
@@ -87,10 +88,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def private_megabytes() -> float:
-    """Memory of this process that it shares with nobody, pages of mapped files included."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+def private_memory() -> str:
+    """Memory of this process that it shares with nobody, and how much of it are unchanged pages of mapped files, which
+    the kernel takes back when it needs them."""
+    fields = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    clean, dirty = (int(fields[name].split()[0]) / 1024 for name in ("Private_Clean", "Private_Dirty"))
+    return f"{clean + dirty:.0f} MB ({clean:.0f} MB clean)"
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -99,9 +102,16 @@ def milliseconds(call: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
+def place(mixture: Mixture, draw: Draw) -> tuple[str, str, int, int]:
+    """Where the bytes of a draw stand: source, shard, offset and length."""
+    index = mixture.indexes[draw.source]
+    record = index.records[mixture.rows[draw.source][draw.row]]
+    return draw.source, index.shards[int(record["shard"])].name, int(record["offset"]), int(record["length"])
+
+
 def measure(root: Path) -> None:
     """Open the mixture in this fresh process and print a line about it."""
-    imported = private_megabytes()
+    imported = private_memory()
     cards = [
         SourceCard(folder.name, "WD", folder.name, cameras=["base_0_rgb"]) for folder in sorted(root.glob("source_*"))
     ]
@@ -112,30 +122,31 @@ def measure(root: Path) -> None:
     mixture = Mixture.open(config, root, cache=Cache(root / "cache"))
     table = mixture.describe()
     opened, cpu = time.perf_counter() - start, time.process_time() - cpu
-    private = private_megabytes()
+    private = private_memory()
     start = time.perf_counter()
     schedule = mixture.schedule(0, BATCH, FAR + 10)
-    for draw in schedule.draws(FAR):
-        index, row = mixture.indexes[draw.source], mixture.rows[draw.source][draw.row]
-        index.records[row]
+    places = [place(mixture, draw) for draw in schedule.draws(FAR)]
     batch = (time.perf_counter() - start) * 1e3
+    assert len(set(places)) == BATCH
     explained = milliseconds(lambda: explain(mixture, schedule, FAR))
     other = milliseconds(lambda: explain(mixture, schedule, FAR + 1))
     print(
         f"opened in {opened:.2f} s ({cpu:.2f} s of processor time; imports before that {IMPORT_SECONDS:.2f} s), "
-        f"private memory {private:.0f} MB (after the imports {imported:.0f} MB); {sum(map(len, mixture.rows.values()))} rows pass, "
-        f"{sum(int(row['episodes']) for row in table)} episodes; step 10**7 cold {batch:.1f} ms, "
-        f"explained in {explained:.0f} ms, the next {other:.0f} ms; at the end {private_megabytes():.0f} MB",
+        f"private memory {private}, after the imports {imported}; {sum(map(len, mixture.rows.values()))} rows pass, "
+        f"{sum(int(row['episodes']) for row in table)} episodes; step 10**7 cold {batch:.1f} ms, explained in "
+        f"{explained:.0f} ms, the next {other:.0f} ms; private memory at the end {private_memory()}",
         flush=True,
     )
 
 
-def forget_pages(root: Path) -> None:
-    """Drop the indexes from the page cache, so that the next process reads them from the disk."""
+def flush(root: Path, *, forget: bool) -> None:
+    """Bring the indexes onto the disk, since pages still to be written would count as somebody's memory; `forget` drops
+    them from the page cache, so that the next process reads the disk."""
     for path in [*root.rglob("index.*"), *(root / "cache").rglob("*.*")]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if forget:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def main() -> None:
@@ -164,8 +175,7 @@ def main() -> None:
             f"{FILTERS}, batch {BATCH}"
         )
         for label in ("first time", "again", "again, disk"):
-            if label == "again, disk":
-                forget_pages(root)
+            flush(root, forget=label == "again, disk")
             print(f"{label}: ", end="", flush=True)
             subprocess.run([sys.executable, "-m", "benchmarks.open_mixture", str(root), "--child"], check=True)
     finally:

@@ -58,9 +58,8 @@ def full_size() -> tuple[CostsOf, Callable[[int], Schedule]]:
 def demo(folder: Path) -> tuple[CostsOf, Callable[[int], Schedule]]:
     """The same of the demo's first stage, counted in the folder that `pi05 demo` filled."""
     tokenizers = [f"tokenizer.{name}={folder}/tokenizers/{name}" for name in ("text", "fast")]
-    config = compose(
-        ["experiment=demo_pretrain", f"data.root={folder}/data", f"data.cache={folder}/cache", *tokenizers]
-    )
+    folders = [f"data.root={folder}/data", f"data.cache={folder}/cache"]
+    config = compose(["experiment=demo_pretrain", *folders, *tokenizers])
     start = time.process_time()
     count(config, workers=1)
     print(f"counted in {time.process_time() - start:.1f} s of processor time")

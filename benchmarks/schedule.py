@@ -2,7 +2,7 @@
 
 Processor time, since only this process computes; every ratio is to the first line of the same run.
 
-Run: uv run python -m benchmarks.schedule [--batch 256] [--steps 100]
+Run: uv run python -m benchmarks.schedule [--batch 256] [--steps 100] [--read-group 1]
 """
 
 from __future__ import annotations
@@ -67,12 +67,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--read-group", type=int, default=1)
     options = parser.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, numpy {np.__version__}, "
-        f"load average {os.getloadavg()[0]:.1f}; batch {options.batch}, {options.steps} steps in a row, best of 7"
+        f"load average {os.getloadavg()[0]:.1f}; batch {options.batch}, read group {options.read_group}, "
+        f"{options.steps} steps in a row, best of 7"
     )
-    schedules = {count: Schedule(0, *sources(count), options.batch) for count in (6, 60, 600)}
+
+    def build(count: int) -> Schedule:
+        return Schedule(0, *sources(count), options.batch, read_group=options.read_group)
+
+    schedules = {count: build(count) for count in (6, 60, 600)}
     first = 0.0
     for count, schedule in schedules.items():
 
@@ -85,7 +91,7 @@ def main() -> None:
                 one_after_the_other(schedule, step)
 
         start = time.process_time()
-        Schedule(0, *sources(count), options.batch).draws(FAR)
+        build(count).draws(FAR)
         cold = (time.process_time() - start) * 1e3
         each = milliseconds(in_a_row) / options.steps
         first = first or each

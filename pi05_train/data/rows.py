@@ -56,10 +56,10 @@ class Rows:
     def __getitem__(self, place: int) -> int:
         if not 0 <= place < len(self):
             raise IndexError(f"row {place} of {len(self)}")
-        block = int(np.searchsorted(self._ends_B, place, side="right"))
-        set_bits = np.flatnonzero(np.unpackbits(self._bits_BK[block]))
-        # The block ends with row number `ends[block]`, so count back from there.
-        return block * _BITS + int(set_bits[place - int(self._ends_B[block])])
+        run = int(np.searchsorted(self._ends_B, place, side="right"))
+        set_bits = np.flatnonzero(np.unpackbits(self._bits_BK[run]))
+        # That many rows have passed by the end of the run: count back from there.
+        return run * _BITS + int(set_bits[place - int(self._ends_B[run])])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -100,13 +100,13 @@ class _Block:
 
     first: int
     records: NDArray[np.void]
-    environment: NDArray[np.int32]
+    environment_N: NDArray[np.int32]
     """Per row, its place in `environments`."""
     environments: list[str]
 
     def names(self, passed: NDArray[np.bool_]) -> set[str]:
         """The environments of the rows that passed."""
-        return {self.environments[number] for number in np.unique(self.environment[passed]).tolist()}
+        return {self.environments[number] for number in np.unique(self.environment_N[passed]).tolist()}
 
 
 _Test = tuple[str, Callable[[_Block], NDArray[np.bool_]]]
@@ -114,7 +114,7 @@ _Test = tuple[str, Callable[[_Block], NDArray[np.bool_]]]
 
 
 def _find(source: str, index: Index, filters: FilterConfig) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """The bits, padded with zeros to whole blocks of `_BITS`, and the facts that `Rows` needs."""
+    """The bits, padded with zeros to whole runs of `_BITS`, and the facts that `Rows` needs."""
     bits = np.zeros(-(-len(index) // _BITS) * (_BITS // 8), np.uint8)
     tests = _tests(filters, index)
     left = [len(index), *(0 for _ in tests)]
@@ -165,7 +165,7 @@ def _of_short_episodes(episodes: Episodes, most: int, block: _Block) -> NDArray[
 
 
 def _of_environments(kept: frozenset[str], block: _Block) -> NDArray[np.bool_]:
-    return np.array([name in kept for name in block.environments], np.bool_)[block.environment]
+    return np.array([name in kept for name in block.environments], np.bool_)[block.environment_N]
 
 
 def _blocks(index: Index) -> Iterator[_Block]:
