@@ -29,6 +29,10 @@ from pi05_train.model.batch import Batch
 from pi05_train.samples.schema import Sample
 
 
+class LostWorker(UserError):  # noqa: N818  it is what happened, not a fault of the program
+    """A loader process has ended without being asked to."""
+
+
 def make_loader(
     mixture: Mixture,
     schedule: Schedule,
@@ -48,7 +52,7 @@ def make_loader(
     The batches depend on the mixture, the schedule, the processor and the division only; `num_workers` processes (0:
     this one) prepare them, each `prefetch_batches` ahead and with one compute thread. Bad samples are substituted and
     listed in `run_folder/quarantine.jsonl`; a substitute may be longer than what the division counted on. Raises, with
-    the worker's own sentence, every UserError of reader and processor.
+    the worker's own sentence, every UserError of reader and processor, and `LostWorker`.
     """
     assert reader.mixture is mixture
     work = _WorkList(schedule, division, range(start_step, stop_step), lookahead=max(1, num_workers))
@@ -63,7 +67,7 @@ def make_loader(
         generator=torch.Generator(),  # its own: the global one belongs to the caller
     )
     quarantine = Quarantine(run_folder, mixture)
-    results = iter(loader)
+    results = _results(loader)
     try:
         for step in range(start_step, stop_step):
             batches: list[Batch] = []
@@ -90,6 +94,20 @@ def heldout_samples(mixture: Mixture, reader: Reader, per_source: int) -> dict[s
         rows = permute(np.arange(min(per_source, size)), size, "heldout", name)
         chosen[name] = list(reader.read_all(name, rows.tolist()))
     return chosen
+
+
+def _results(loader: DataLoader[MicroBatch | UserError]) -> Iterator[MicroBatch | UserError]:
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LostWorker(
+            "a loader process",
+            got=" ".join(str(error).split()),
+            expected="one that lives",
+            do="if memory was short lower data.workers or data.prefetch_batches; then resume the run",
+        ) from error
 
 
 class _WorkList:

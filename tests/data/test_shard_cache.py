@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import random
 import zlib
 from pathlib import Path
 
@@ -114,3 +116,26 @@ def test_a_disk_that_fills_up_later_costs_speed_and_says_so_once(
         made.write(SHARD, start, CONTENT[start : start + 1000])
         assert made.read(SHARD, *part(start, 1000)) is None
     assert capsys.readouterr().err.count("No space left on device; shards are read without a cache") == 1
+
+
+def write_and_read(folder: Path, seed: int) -> int:
+    """Writes and reads samples in an order of its own; how many came back, each of them right."""
+    made = ShardCache(folder, [SHARD], 10**6)
+    order, found = list(range(0, 10_000, 100)), 0
+    random.Random(seed).shuffle(order)
+    for start in order * 5:
+        if (content := made.read(SHARD, *part(start, 100))) is None:
+            made.write(SHARD, start, CONTENT[start : start + 100])
+        else:
+            assert content == CONTENT[start : start + 100]
+            found += 1
+    return found
+
+
+def test_many_processes_may_write_one_file(tmp_path: Path) -> None:
+    """Failure test 14: two ranks and a second job on the same shard."""
+    cache(tmp_path)
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        found = pool.starmap(write_and_read, [(tmp_path, seed) for seed in range(4)])
+    assert min(found) >= 400
+    assert (tmp_path / SHARD.sha256).read_bytes() == CONTENT

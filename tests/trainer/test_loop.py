@@ -18,6 +18,7 @@ import torch
 from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.checkpoint.run_state import DataState, steps_saved
 from pi05_train.config.run_parts import ScheduleConfig
+from pi05_train.data.loader import LostWorker
 from pi05_train.engine.single import SingleEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
@@ -148,7 +149,7 @@ def test_workers_ended_by_the_same_signal_lose_nothing(tmp_path: Path, whole: tu
         for step, micro_batches in enumerate(tiny_loader(start)):
             if step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
-                raise RuntimeError("DataLoader worker exited unexpectedly")
+                raise LostWorker("a loader process", got="a signal", expected="none", do="resume")
             yield micro_batches
 
     train(tmp_path, loader=loader)
