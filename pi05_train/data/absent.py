@@ -20,8 +20,9 @@ def absent_sources(cards: Iterable[SourceCard], root: str, patience_seconds: flo
 
 
 def commands(card: SourceCard, root: str) -> list[str]:
-    """What to run for the card's shards; `$DOWNLOADS` stays for the shell."""
-    return [command.replace("$DATA", root) for command in card.convert]
+    """What to run for the card's shards. `$DOWNLOADS` stays for the shell, and so does `$DATA` where the root is an
+    address: shards are made on a disk and uploaded."""
+    return [command if "://" in root else command.replace("$DATA", root) for command in card.convert]
 
 
 def require_present(cards: Iterable[SourceCard], root: str, patience_seconds: float) -> None:

@@ -26,6 +26,7 @@ def test_the_first_absent_source_is_named_with_its_commands(synthetic_world: Wor
     sources = [web, fetched(web, "one"), fetched(web, "two")]
     assert [card.name for card in absent_sources(sources, str(root), 1)] == ["one", "two"]
     assert commands(sources[1], str(root)) == [f"pi05 data convert coco $DOWNLOADS/x {root}/one", "pi05 data one"]
+    assert commands(sources[1], "s3://bucket/data") == sources[1].convert
     with pytest.raises(UserError) as refused:
         require_present(sources, str(root), 1)
     assert str(refused.value) == (
