@@ -74,30 +74,6 @@ def _local(card: SourceCard, root: str, verb: str) -> Path:
     return Path(where)
 
 
-def mixture(config: Config) -> None:
-    """Print shares asked for and drawn, samples that pass the filters and epochs over the run, per source; phases."""
-    opened = Mixture.of(config)
-    batch = config.data.global_batch_samples
-    schedule = opened.schedule(config.run.seed, batch, config.run.steps, read_group=config.data.read_group)
-    steps = config.run.steps if schedule.end_step is None else schedule.end_step
-    counts, epochs = schedule.counts(steps), schedule.epochs(steps)
-    title = f"{opened.name}: {steps} steps of {batch} samples, fingerprint {opened.fingerprint_at(0, schedule)[:12]}"
-    table = Table("source", "kind", "asked", "drawn", "samples", "of", "environments", "epochs", title=title)
-    for row in opened.describe(schedule.requested(steps)):
-        name = str(row["source"])
-        drawn = counts[name] / (steps * batch)
-        cells = [name, row["kind"], f"{row['share']:.4f}", f"{drawn:.4f}", row["samples"], row["of"]]
-        table.add_row(*map(str, cells), str(row["environments"]), f"{epochs[name]:.2f}")
-    Console().print(table)
-    for before, phase in zip(schedule.phases, schedule.phases[1:], strict=False):
-        changes = [
-            f"{name} {phase.share(name):.4f}" for name in opened.names if phase.share(name) != before.share(name)
-        ]
-        print(f"from step {phase.from_step}, {phase.name}: {', '.join(changes)}")
-    if steps < config.run.steps:
-        print(f"the run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}")
-
-
 def verify(cards: Sequence[str], root: str, *, workers: int, repair: bool) -> int:
     """Print one line per problem of the cards' sources; 1 if there is any left."""
     problems = 0

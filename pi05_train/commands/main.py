@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 checkpoints differ, 2 refused with a sentence, 130 interrupted; else a bug's traceback."""
     # Loader workers share the cores with compute threads: an OpenMP thread that spins long holds up its siblings.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    arguments = _parse(argv)
+    arguments = parse(argv)
     verb: Callable[[argparse.Namespace], int | None] = arguments.verb
     try:
         return verb(arguments) or 0
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; overrides may stand before and after options, which argparse alone does not allow."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)

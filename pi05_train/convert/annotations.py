@@ -2,6 +2,7 @@
 
 Kind HL gives the task with the subtask and its boxes, VI what a person said with the relabelled subtask, MM, ME and CE
 the robot's samples again with `subtask` filled in. Pictures are taken over byte for byte, the split as it was.
+For VI `--dataset phrases` makes instructions from the subtasks that the samples have (`phrases.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from pi05_train.convert.annotation_file import Annotations, Segment, read_annotations
+from pi05_train.convert.phrases import asked_for
 from pi05_train.convert.pictures import PictureError, picture_size, placement
 from pi05_train.convert.source import Dropped, Options, Unit
 from pi05_train.errors import UserError
@@ -25,6 +27,8 @@ from pi05_train.samples.card import SourceCard, check_card, load_card
 from pi05_train.samples.schema import ACTION_KINDS, Box, Kind, Sample
 from pi05_train.samples.shards import parse_sample
 
+PHRASED = "phrases"
+"""`options.dataset` for instructions in fixed words."""
 _AGAIN = "restore the shard or convert the source again"
 
 
@@ -34,7 +38,8 @@ class AnnotatedSource:
 
     folder: Path
     options: Options
-    annotations: Annotations
+    annotations: Annotations | None
+    """None: instructions in fixed words."""
     card: SourceCard
     units: Sequence[Unit]
     notes: Sequence[str]
@@ -46,7 +51,7 @@ class AnnotatedSource:
                 yield self._joined(sample)
 
     def _joined(self, sample: Sample) -> Sample | Dropped:
-        segment = self.annotations.at(sample.episode, sample.frame)
+        segment = asked_for(sample) if self.annotations is None else self.annotations.at(sample.episode, sample.frame)
         if self.card.has_actions:
             return self._robot(sample, segment)
         if segment is None:
@@ -87,14 +92,15 @@ class AnnotatedSource:
 
     def _stored(self, box: Box, sample: Sample) -> Box:
         """The box in fractions of the stored picture."""
-        if (size := self.annotations.picture_sizes.get(box.camera)) is None:
+        size = None if self.annotations is None else self.annotations.picture_sizes.get(box.camera)
+        if size is None:
             return box
         side = picture_size(sample.images[box.camera])[0]
         return placement(*size, replace(self.options, image_size=side)).box(box)
 
 
 def open_source(path: Path, options: Options) -> AnnotatedSource:
-    """The indexed shards in the folder `path` with the annotations in the file `options.dataset`.
+    """The indexed shards in the folder `path` with the annotations in the file `options.dataset` (or `PHRASED`).
 
     Refuses (UserError) a folder without card or index, shards of another size than indexed, malformed annotations, and
     annotated episodes that the source does not have unless `options.allow_missing`.
@@ -103,18 +109,32 @@ def open_source(path: Path, options: Options) -> AnnotatedSource:
     if options.kind == "WD" or (options.kind in ACTION_KINDS and not base.has_actions):
         expected = "HL or VI" + (f", or {', '.join(ACTION_KINDS)}" if base.has_actions else "")
         raise UserError(f"annotations of a {base.kind} source, kind", got=options.kind, expected=expected, do="choose")
-    file = Path(options.dataset)
-    annotations = read_annotations(file, base.cameras)
     index = _index_of(path)
-    sums = (hashlib.sha256(content.read_bytes()).hexdigest()[:12] for content in (path / "index.json", file))
-    origin = "{} with annotations {} (index {}, annotations {})".format(base.name, file.name, *sums)
-    actions: dict[str, Any] = {} if options.kind in ACTION_KINDS else {"action_dim": 0, "delta_mask": []}
-    card = replace(base, name=options.name, kind=options.kind, shards="", origin=origin, **actions)
+    hashes = f"index {_sha256(path / 'index.json')}"
+    if options.dataset == PHRASED:
+        if options.kind != "VI":
+            raise UserError("annotations, phrases, kind", got=options.kind, expected="VI", do="name a json file for it")
+        annotations = None
+        notes = ["Nobody said these instructions: they are the samples' subtasks in fixed words."]
+    else:
+        file = Path(options.dataset)
+        annotations = read_annotations(file, base.cameras)
+        notes = _notes(path, base, annotations, options)
+        hashes += f", annotations {_sha256(file)}"
+    notes = [f"Split and pictures are those of {base.name} ({base.origin or 'origin unknown'}).", *notes]
+    origin = f"{base.name} with annotations {Path(options.dataset).name} ({hashes})"
+    changes: dict[str, Any] = {} if options.kind in ACTION_KINDS else {"action_dim": 0, "delta_mask": []}
+    changes |= {"samples": None, "download_gb": None, "convert": []}
+    card = replace(base, name=options.name, kind=options.kind, shards="", origin=origin, **changes)
     units = [Unit(number, str(shard["name"])) for number, shard in enumerate(index["shards"])]
-    return AnnotatedSource(path, options, annotations, card, units, _notes(path, base, annotations, options))
+    return AnnotatedSource(path, options, annotations, card, units, notes)
 
 
-def _notes(folder: Path, base: SourceCard, annotations: Annotations, options: Options) -> Sequence[str]:
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
+def _notes(folder: Path, base: SourceCard, annotations: Annotations, options: Options) -> list[str]:
     there = set(np.unique(np.load(folder / "index.npy", mmap_mode="r")["episode"]).tolist())
     absent = sorted(annotations.segments.keys() - there)
     if absent and not options.allow_missing:
@@ -124,8 +144,7 @@ def _notes(folder: Path, base: SourceCard, annotations: Annotations, options: Op
             expected="episodes of the source",
             do="correct the numbers, or pass --allow-missing",
         )
-    notes = [f"Split and pictures are those of {base.name} ({base.origin or 'origin unknown'})."]
-    notes += [f"{len(absent)} annotated episodes are absent: {', '.join(map(str, absent[:10]))}."] if absent else []
+    notes = [f"{len(absent)} annotated episodes are absent: {', '.join(map(str, absent[:10]))}."] if absent else []
     silent = len(there - annotations.segments.keys())
     return notes + ([f"{silent} of {len(there)} episodes have no annotation."] if silent else [])
 

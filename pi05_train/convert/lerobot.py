@@ -53,6 +53,8 @@ class LeRobotSource:
     description: Description
     cameras: Mapping[str, str]
     """Feature to our camera name."""
+    subtask_column: str
+    """"": LeRobot's own columns."""
     rate_hz: float
     card: SourceCard
     units: Sequence[Unit]
@@ -61,7 +63,7 @@ class LeRobotSource:
     def samples(self, unit: Unit) -> Iterator[Sample | EpisodeRecord | Dropped]:
         """The samples of an episode."""
         try:
-            rows = read_rows(self.root, unit.number, self.description, self.rate_hz)
+            rows = read_rows(self.root, unit.number, self.description, self.rate_hz, self.subtask_column)
             episode = Episode(
                 number=unit.number,
                 task=rows.tasks,
@@ -102,10 +104,12 @@ def open_source(path: Path, options: Options) -> LeRobotSource:
     overrides = parse_overrides(options.dataset)
     cameras = name_cameras(features, overrides, where)
     state, action = _numbers(description, options)
-    _check_language(description, options)
+    subtask_column = overrides.get("subtask", "")
+    _check_language(description, options, subtask_column)
     present, notes = _present(path, description, cameras, options)
     needed = [*NUMBERING, state, *([action] if options.kind in ACTION_KINDS else [])]
     needed += [key for key in cameras if features[key].get("dtype") == "image"]
+    needed += [subtask_column] if subtask_column else []
     files = list(dict.fromkeys(description.data_file(number) for number in present))
     for file in files if description.major == 3 else files[:1]:  # v2 has a file per episode: too many to open them all
         check_table(path, file, description, needed)
@@ -127,6 +131,7 @@ def open_source(path: Path, options: Options) -> LeRobotSource:
         options=options,
         description=description,
         cameras=cameras,
+        subtask_column=subtask_column,
         rate_hz=rate_hz,
         card=_card(description, options, list(cameras.values()), rate_hz, mode, licence),
         units=[Unit(number, f"episode {number}") for number in present],
@@ -199,9 +204,18 @@ def _width(description: Description, name: str) -> int:
     return int(shape[0]) if shape else 1
 
 
-def _check_language(description: Description, options: Options) -> None:
+def _check_language(description: Description, options: Options, subtask_column: str) -> None:
     features = description.features
-    annotated = "language_persistent" in features or ("subtask_index" in features and description.subtasks)
+    texts = [name for name, feature in features.items() if feature.get("dtype") == "string"]
+    if subtask_column and subtask_column not in texts:
+        raise UserError(
+            f"{description.where}, --dataset subtask",
+            got=repr(subtask_column),
+            expected=f"one of the text columns {texts}",
+            do="correct it",
+        )
+    indexed = "subtask_index" in features and description.subtasks
+    annotated = subtask_column or "language_persistent" in features or indexed
     if options.kind == "WD":
         raise UserError(description.where, got="kind WD", expected="a kind of robot data", do="choose another kind")
     if options.kind in ("HL", "VI") and not annotated:
@@ -209,7 +223,7 @@ def _check_language(description: Description, options: Options) -> None:
             f"{description.where}, kind {options.kind}",
             got="no subtasks",
             expected="the feature language_persistent, or subtask_index with meta/subtasks.parquet",
-            do="annotate the dataset or choose another kind",
+            do="annotate the dataset, name a text column with --dataset subtask=COLUMN, or choose another kind",
         )
     if options.kind == "VI" and "language_events" not in features:
         raise UserError(

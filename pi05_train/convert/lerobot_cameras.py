@@ -2,7 +2,8 @@
 
 `--dataset` overrides the rule: "front=base_0_rgb,side=none" gives the camera whose feature is `front` or
 `observation.images.front` our name base_0_rgb, and leaves `side` out. "control_mode=joint" (or "end effector") says how
-the robot is commanded, where the names of the actions do not tell.
+the robot is commanded, where the names of the actions do not tell; "subtask=action_text" which text column holds the
+subtask of every frame, in datasets that were annotated before LeRobot had columns of its own for that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _KNOWN = {
 """Names in use, without prefix. A single wrist stands in the left place, as in openpi; of DROID's two views the left
 lens of the first is the base."""
 _RULE = {theirs: ours for ours, names in _KNOWN.items() for theirs in names}
+_FACTS = ("control_mode", "subtask")
+"""Overrides that are about no camera."""
 
 
 def short_name(feature: str) -> str:
@@ -44,12 +47,12 @@ def short_name(feature: str) -> str:
 
 
 def parse_overrides(dataset: str) -> dict[str, str]:
-    """`--dataset` as a table of short camera names (or "control_mode") to values; refuses (UserError) other text."""
+    """`--dataset` as a table of short camera names (or `_FACTS`) to values; refuses (UserError) other text."""
     overrides: dict[str, str] = {}
     for entry in filter(None, (part.strip() for part in dataset.split(","))):
         theirs, mark, ours = (part.strip() for part in entry.partition("="))
         allowed = ("joint", "end effector") if theirs == "control_mode" else (*CAMERAS, "none")
-        if not mark or ours not in allowed:
+        if not mark or (ours not in allowed and theirs != "subtask"):
             raise UserError(
                 "LeRobot conversion, --dataset",
                 got=repr(entry),
@@ -64,7 +67,7 @@ def name_cameras(features: Mapping[str, Mapping[str, Any]], overrides: Mapping[s
     """Feature to our name, in the order of `CAMERAS`. Refuses (UserError) cameras without a name, or two with one."""
     cameras = camera_features(features)
     short = {short_name(feature): feature for feature in cameras}
-    if strange := [name for name in overrides if name not in short and name != "control_mode"]:
+    if strange := [name for name in overrides if name not in short and name not in _FACTS]:
         raise UserError(f"{where}, --dataset", got=strange, expected=f"cameras among {sorted(short)}", do="correct it")
     named = {feature: overrides.get(name, _RULE.get(name.lower(), "")) for name, feature in short.items()}
     unknown = [name for name, feature in short.items() if not named[feature]]

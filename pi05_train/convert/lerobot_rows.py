@@ -89,11 +89,14 @@ def measured_rate(root: Path, episode: int, description: Description) -> float:
     return float(1 / np.median(steps)) if len(steps) and np.isfinite(steps).all() and np.median(steps) > 0 else 0.0
 
 
-def read_rows(root: Path, episode: int, description: Description, rate_hz: float) -> Rows:
-    """The episode's rows; raises EpisodeError where they do not make an episode."""
+def read_rows(root: Path, episode: int, description: Description, rate_hz: float, subtask_column: str = "") -> Rows:
+    """The episode's rows; raises EpisodeError where they do not make an episode.
+
+    `subtask_column`: the text column with the subtask of every frame; "": LeRobot's own columns for it.
+    """
     state_name = feature_name(description, STATE_NAMES)
     action_name = feature_name(description, ACTION_NAMES)
-    columns = [*NUMBERING, state_name, action_name, *_SUCCESS, *_LANGUAGE]
+    columns = [*NUMBERING, state_name, action_name, *_SUCCESS, *_LANGUAGE, subtask_column]
     table = _table(root, episode, description, columns)
     frames = table.num_rows
     if frames != description.lengths[episode]:
@@ -111,7 +114,7 @@ def read_rows(root: Path, episode: int, description: Description, rate_hz: float
         state_TS=_matrix(table, state_name),
         actions_TA=_matrix(table, action_name) if action_name else np.zeros((frames, 0), np.float32),
         tasks=[description.tasks.get(int(index), "") for index in task_index],
-        subtasks=_subtasks(table, times_T, description),
+        subtasks=_texts(table, subtask_column) if subtask_column else _subtasks(table, times_T, description),
         utterances=_utterances(table),
         success=any(success) if success else True,
     )
@@ -228,6 +231,16 @@ def _matrix(table: pyarrow.Table, name: str) -> NDArray[np.float32]:
 
 def _fixed(kind: pyarrow.DataType) -> bool:
     return bool(pyarrow.types.is_fixed_size_list(kind))
+
+
+def _texts(table: pyarrow.Table, name: str) -> list[str]:
+    """The text of every frame; "" where there is none."""
+    if name not in table.column_names:
+        raise EpisodeError("columns are missing")
+    texts = [text or "" for text in table[name].to_pylist()]
+    if not all(isinstance(text, str) for text in texts):
+        raise EpisodeError(f"{name} holds no texts")
+    return texts
 
 
 def _subtasks(table: pyarrow.Table, times_T: NDArray[np.float64], description: Description) -> list[str]:

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pi05_train.config.schema import Config
+from pi05_train.data.absent import require_present
 from pi05_train.data.cache import Cache
 from pi05_train.data.index import Index, read_keys
-from pi05_train.data.phases import plan_phases
+from pi05_train.data.phases import plan_phases, plan_schedule
 from pi05_train.data.rows import Rows, filter_rows
 from pi05_train.data.schedule import SCHEDULE_VERSION, Phase, Schedule
 from pi05_train.errors import UserError
@@ -47,7 +48,7 @@ class Mixture:
 
         `split="heldout"` gives the held-out rows, whatever the other filters leave for training: ablations are
         measured on the same rows. Refuses (UserError) what `check_mixture` and `Index.open` refuse, no source at all,
-        an entry not named like its card, and a source that a filter leaves without rows.
+        an entry not named like its card, absent shards, and a source that a filter leaves without rows.
         """
         filters = config.filters if split in (None, config.filters.split) else FilterConfig(split=str(split))
         if filters.split not in ("train", "heldout"):
@@ -58,6 +59,7 @@ class Mixture:
                 f"mixture {config.name}, sources", got="none enabled", expected="at least one", do="enable one"
             )
         check_mixture(config)
+        require_present((entry.card for entry in entries.values()), str(root), patience_seconds)
         cache = cache or Cache()
         indexes: dict[str, Index] = {}
         for name, entry in entries.items():
@@ -110,17 +112,8 @@ class Mixture:
     def schedule(self, seed: int, global_batch: int, steps: int, *, read_group: int = 1) -> Schedule:
         """The batches of the first `steps` steps; its `end_step` tells if exhausted sources end the run earlier."""
         rows = dict(zip(self.names, self.sizes, strict=True))
-        plan = plan_phases(self.config, rows, global_batch=global_batch, steps=steps, read_group=read_group)
-        return Schedule(
-            seed,
-            self.names,
-            self.sizes,
-            [plan.phases[0].share(name) for name in self.names],
-            global_batch,
-            read_group=read_group,
-            phases=plan.phases[1:],
-            end_step=plan.end_step,
-            end_reason=plan.end_reason,
+        return plan_schedule(
+            self.config, rows, seed=seed, global_batch=global_batch, steps=steps, read_group=read_group
         )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pi05_train.data.apportionment import Apportionment
-from pi05_train.data.schedule import Phase
+from pi05_train.data.schedule import Phase, Schedule
 from pi05_train.data.weights import source_weights
 from pi05_train.errors import UserError
 from pi05_train.samples.mixture_config import MixtureConfig, PhaseEntry
@@ -69,6 +69,27 @@ def plan_phases(
             mix.gone += gone
             label = f"without {', '.join(gone)}"
         start = end
+
+
+def plan_schedule(
+    config: MixtureConfig, rows: Mapping[str, int], *, seed: int, global_batch: int, steps: int, read_group: int = 1
+) -> Schedule:
+    """The batches of the first `steps` steps; its `end_step` tells if exhausted sources end the run earlier.
+
+    `rows` of the enabled sources, in the declared order.
+    """
+    plan = plan_phases(config, rows, global_batch=global_batch, steps=steps, read_group=read_group)
+    return Schedule(
+        seed,
+        tuple(rows),
+        tuple(rows.values()),
+        [plan.phases[0].share(name) for name in rows],
+        global_batch,
+        read_group=read_group,
+        phases=plan.phases[1:],
+        end_step=plan.end_step,
+        end_reason=plan.end_reason,
+    )
 
 
 def steps_within(shares: Apportionment, weights: Mapping[str, float], left: Mapping[str, int], units: int) -> int:

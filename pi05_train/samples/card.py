@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,15 @@ class SourceCard:
     """Where the data comes from: a URL, or the command that makes it."""
     tier: str = "train"
     """"train": samples. "master": whole episodes, for archive and re-conversion; nothing can train on them."""
+    version: str = ""
+    """Of the data set as it is published."""
+    samples: int | None = None
+    """Rows, held-out ones included, that the conversion is expected to give; None: unknown. A mixture is planned with
+    them while the shards are not there."""
+    download_gb: float | None = None
+    """What is to be fetched first, in 10^9 bytes; 0: the download of another card; None: unknown."""
+    convert: list[str] = field(default_factory=list)
+    """The commands, in order, that make the shards: $DOWNLOADS is where the downloads are, $DATA the `data.root`."""
 
     @property
     def has_actions(self) -> bool:
@@ -88,3 +98,17 @@ def check_card(card: SourceCard) -> None:
             expected=f"at most min(state_dim, action_dim) = {min(card.action_dim, card.state_dim)}",
             do="shorten it",
         )
+    _check_download(card, where)
+
+
+def _check_download(card: SourceCard, where: str) -> None:
+    declared = 1 if card.samples is None else card.samples
+    if declared < 1 or not 0 <= (card.download_gb or 0) < math.inf:
+        raise UserError(
+            f"{where}, samples and download_gb",
+            got=(card.samples, card.download_gb),
+            expected="at least 1 row and 0 GB or more, or null where that is unknown",
+            do="correct them",
+        )
+    if strange := [command for command in card.convert if not command.startswith("pi05 data ")]:
+        raise UserError(f"{where}, convert", got=repr(strange[0]), expected="commands `pi05 data ...`", do="correct it")

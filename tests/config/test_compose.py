@@ -18,7 +18,11 @@ from pi05_train.samples.mixture_config import GroupEntry, PowerWeight
 
 EXPERIMENTS = sorted(path.stem for path in (resource("conf") / "experiment").glob("*.yaml"))
 STAGES = sorted(path.stem for path in (resource("conf") / "stage").glob("*.yaml"))
-SOURCES = sorted(path.stem for path in (resource("data_mixtures") / "source").glob("*.yaml"))
+SOURCES = sorted(
+    path.stem
+    for path in (resource("data_mixtures") / "source").glob("*.yaml")
+    if not path.stem.startswith("open_")  # they are all in the open experiments: tests/commands/test_open_mixture.py
+)
 DATA = "data.root=/data"
 
 

@@ -121,12 +121,16 @@ class Dataset:
     stored: str = "video"
     """"video", "bytes" (files inside the table) or "png" (files beside it)."""
     width: int = 3
+    """Dimensions of the state, and of the action unless `action_width` says otherwise."""
+    action_width: int = 0
     tasks: Sequence[str] = ("pick up the cup", "open the drawer")
     names: Any = None
     joined: bool = False
     """v3.0: every episode was encoded apart and their packets joined, as LeRobot does."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further columns: name to a function of (episode, frame)."""
+    texts: Sequence[str] = ()
+    """Which of them are plain texts."""
 
     def number(self, episode: int, frame: int) -> int:
         return 100 * episode + frame
@@ -149,13 +153,17 @@ class Dataset:
 
     def _features(self) -> dict[str, Any]:
         numbers = {"dtype": "float32", "shape": [self.width], "names": self.names}
+        action = numbers | {"shape": [self.action_width or self.width]}
         picture = {"dtype": "video" if self.stored == "video" else "image", "shape": [3, SIDE, SIDE],
                    "names": ["height", "width", "channel"]}  # fmt: skip
         plain = {name: {"dtype": "int64", "shape": [1], "names": None} for name in ("frame_index", "task_index")}
-        extra = {name: {"dtype": "language", "shape": [1], "names": None} for name in self.extra}
+        extra = {
+            name: {"dtype": "string" if name in self.texts else "language", "shape": [1], "names": None}
+            for name in self.extra
+        }
         return {
             "observation.state": numbers,
-            "action": numbers,
+            "action": action,
             **dict.fromkeys(self.cameras, picture),
             **plain,
             **extra,
@@ -163,10 +171,11 @@ class Dataset:
 
     def _rows(self, root: Path, episode: int, length: int) -> pyarrow.Table:
         numbers = np.array([self.number(episode, frame) for frame in range(length)], np.float32)
-        wide = np.tile(numbers[:, None], (1, self.width))
-        lists = {"observation.state": wide, "action": wide + np.float32(0.5)}
+        widths = {"observation.state": self.width, "action": self.action_width or self.width}
+        lists = {name: np.tile(numbers[:, None], (1, width)) for name, width in widths.items()}
+        lists["action"] = lists["action"] + np.float32(0.5)
         columns: dict[str, Any] = {
-            name: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), self.width)
+            name: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), widths[name])
             for name, values in lists.items()
         }
         columns["timestamp"] = pyarrow.array((np.arange(length) / self.fps).astype(np.float32))

@@ -92,6 +92,24 @@ def test_verbal_samples(base: Path, tmp_path: Path) -> None:
     assert all(sample.boxes == () and sample.actions is None for sample in samples)
 
 
+def test_instructions_in_fixed_words(base: Path, tmp_path: Path) -> None:
+    """HL samples become VI samples: label, pictures and split as they were, the subtask in the instruction."""
+    _, high = joined(base, tmp_path, annotated(tmp_path, {"3": {"segments": SEGMENTS}}), "HL")
+    build_index(tmp_path / "joined")
+    options = Options("spoken", "VI", dataset="phrases")
+    made = convert(open_source, tmp_path / "joined", tmp_path / "spoken", options)
+    spoken = sorted(read_shards(tmp_path / "spoken"), key=lambda sample: sample.key)
+    assert (len(spoken), made.dropped) == (len(high), {})
+    for sample, before in zip(spoken, high, strict=True):
+        assert (sample.kind, sample.subtask, sample.images) == ("VI", before.subtask, before.images)
+        assert (sample.split, sample.boxes) == (before.split, ())
+        assert before.subtask in sample.verbal_instruction
+    assert len({sample.verbal_instruction for sample in spoken}) == len({sample.subtask for sample in high})
+    assert any("Nobody said" in note for note in made.notes)
+    with pytest.raises(UserError, match="phrases, kind: got HL, expected VI"):
+        open_source(tmp_path / "joined", replace(options, kind="HL"))
+
+
 def test_robot_samples_again_with_the_subtask(base: Path, tmp_path: Path) -> None:
     made, samples = joined(base, tmp_path, annotated(tmp_path, {"3": {"segments": SEGMENTS}}), "ME", horizon=6)
     before = sorted(read_shards(base), key=lambda sample: sample.key)

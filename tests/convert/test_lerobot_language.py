@@ -75,6 +75,18 @@ def test_subtasks_by_index(tmp_path: Path) -> None:
     assert [s.subtask for s in samples if s.episode == 0] == ["one"] * 3 + ["two"] * 3 + ["three"] * 3
 
 
+@pytest.mark.parametrize("kind", ["MM", "HL"])
+def test_subtasks_from_a_text_column(tmp_path: Path, kind: str) -> None:
+    texts = {"action_text": lambda _, frame: None if frame < 2 else "" if frame < 4 else "pick it"}
+    root = Dataset("v3.0", extra=texts, texts=["action_text"]).write(tmp_path / "set")
+    options = replace(OPTIONS, kind=kind, dataset="subtask=action_text")
+    samples, dropped = converted(open_source(root, options))
+    assert [s.subtask for s in samples if s.episode == 2] == [""] * 4 * (kind == "MM") + ["pick it"]
+    assert dropped == ({} if kind == "MM" else {"no subtask": 12})
+    with pytest.raises(UserError, match=r"subtask: got 'skill', expected one of the text columns \['action_text'\]"):
+        open_source(root, replace(options, dataset="subtask=skill"))
+
+
 @pytest.mark.parametrize("kind", ["HL", "VI", "WD"])
 def test_kinds_that_the_data_do_not_serve(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"got (no subtasks|kind WD), expected"):

@@ -50,8 +50,9 @@ def add_data(data: argparse.ArgumentParser) -> None:
     count.add_argument("--workers", type=int, default=2, help="processes; never changes the result")
     add_overrides(count)
     count.set_defaults(verb=_count)
-    mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs per source")
+    mixture = verbs.add_parser("mixture", help="requested and realised shares of a mixture, epochs, what is missing")
     add_overrides(mixture)
+    mixture.add_argument("--then", metavar="EXPERIMENT", help="the next stage, for the epochs over both")
     mixture.set_defaults(verb=_mixture)
 
 
@@ -146,7 +147,11 @@ def _count(arguments: argparse.Namespace) -> None:
 
 
 def _mixture(arguments: argparse.Namespace) -> None:
-    from pi05_train.commands.data import mixture
+    from pi05_train.commands.mixture import mixture
     from pi05_train.config.compose import compose
 
-    mixture(compose(arguments.overrides, arguments.config_dir))
+    stages = [arguments.overrides]
+    if arguments.then:
+        kept = [override for override in arguments.overrides if not override.startswith("experiment=")]
+        stages.append([*kept, f"experiment={arguments.then}"])
+    mixture([compose(overrides, arguments.config_dir) for overrides in stages])
