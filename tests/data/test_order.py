@@ -87,7 +87,7 @@ def test_a_run_resumed_again_and_again_is_the_uninterrupted_one(
     ]
     assert ends
     stops = sorted({0, 1, 2, 3, CHANGE, *(step + 1 for step in ends), STEPS})
-    parts = [load(mixture, processor, tmp_path, range(*span)) for span in zip(stops, stops[1:], strict=False)]
+    parts = [load(mixture, processor, tmp_path, range(*span)) for span in pairwise(stops)]
     assert_equal_batches(list(chain(*parts)), whole)
 
 
