@@ -26,7 +26,7 @@ def fit(folder: Path, config: Config, options: FastOptions, *, pieces: int) -> T
     statistics = shard_statistics(config)
     with progress_bar("reading samples") as report:
         tokens, measured = fit_tokenizers(config, statistics, folder, options, pieces=pieces, report=report)
-    _print(f"FAST in {folder / 'fast'}", measured)
+    _print(f"FAST, {tokens.fast.vocab_size} tokens at scale {tokens.fast.scale:g}", measured)
     return tokens
 
 

@@ -1,21 +1,24 @@
-"""Action chunks of a source as FAST sees them: which rows a fit takes, which a check takes, and their numbers."""
+"""Action chunks of a source as FAST sees them: those a fit takes, and others to check it on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pi05_train.config.schema import Config
-from pi05_train.data.index import HELDOUT, Index
-from pi05_train.data.lowdim import read_blocks
+from pi05_train.data.cache import Cache
+from pi05_train.data.index import HELDOUT
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.permutation import permute
+from pi05_train.data.reader import Reader
+from pi05_train.data.rows import filter_rows
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import NormStats
-from pi05_train.processing.numbers import normalised_actions
-from pi05_train.samples.card import SourceCard
+from pi05_train.processing.numbers import normalised_chunk
+from pi05_train.samples.mixture_config import FilterConfig
 
 FIT_ROWS = 1000
 """Most rows per source that a fit takes: enough for tokenizers of a few thousand ids."""
@@ -25,84 +28,73 @@ ENOUGH_HELDOUT = 50
 """A source with fewer held-out rows is checked on a tenth of its training rows too, and the fit leaves them alone."""
 
 
-def fit_rows(mixture: Mixture, source: str) -> NDArray[np.int64]:
-    """Positions among the source's filtered rows that a fit takes, in a keyed order."""
-    return _training(mixture, source, 0, _fit_size(mixture, source))
-
-
-def index_rows(mixture: Mixture, source: str, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of the source's index at these positions among its filtered rows."""
-    return np.array([mixture.rows[source][position] for position in positions.tolist()], np.int64)
-
-
 @dataclass(frozen=True)
-class CheckRows:
-    """Index rows to measure a tokenizer on; no fit on the same mixture has taken them."""
+class Division:
+    """How many rows of a source are for what. The training rows to check on follow those of the fit."""
 
-    rows: NDArray[np.int64]
+    fitted: int
+    training: int
     heldout: int
-    """Of the held-out split; they come first."""
 
     def __str__(self) -> str:
-        named = {"held-out": self.heldout, "training": len(self.rows) - self.heldout}
+        """What is checked."""
+        named = {"held-out": self.heldout, "training": self.training}
         return " + ".join(f"{count} {name}" for name, count in named.items() if count)
 
 
-def check_rows(mixture: Mixture, source: str) -> CheckRows:
-    """Held-out rows, and training rows where those are few; UserError if the source has a single row."""
-    heldout = _heldout(mixture, source)
-    taken = min(CHECK_ROWS, len(heldout))
-    rows = heldout[permute(np.arange(taken), len(heldout), "tokenizer check", source)] if taken else heldout
-    if taken < ENOUGH_HELDOUT:
-        start = _fit_size(mixture, source)
-        more = _training(mixture, source, start, min(len(mixture.rows[source]), start + CHECK_ROWS - taken))
-        rows = np.concatenate([rows, index_rows(mixture, source, more)])
-    if not len(rows):
+def divide(training: int, heldout: int) -> Division:
+    """Of a source with so many training and held-out rows. A source of a single row has nothing to check."""
+    if heldout >= ENOUGH_HELDOUT:
+        return Division(min(FIT_ROWS, training), 0, min(CHECK_ROWS, heldout))
+    fitted = min(FIT_ROWS, max(1, training - training // 10 - 1))
+    return Division(fitted, min(training - fitted, CHECK_ROWS - heldout), heldout)
+
+
+def fit_rows(mixture: Mixture, source: str) -> NDArray[np.int64]:
+    """Positions among the source's filtered rows that a fit takes, in a keyed order."""
+    size = len(mixture.rows[source])
+    fitted = _division(mixture, source).fitted if mixture.cards[source].has_actions else min(FIT_ROWS, size)
+    return permute(np.arange(fitted), size, "tokenizer", source)
+
+
+def fit_chunks(config: Config, mixture: Mixture, source: str, stats: NormStats) -> list[NDArray[np.float32]]:
+    """The normalised chunks [H, D] that a fit takes, as training gives them to FAST.
+
+    D is the model's action_dim, or the source's with `tokenizer.fast_native_dims`.
+    """
+    return _read(config, mixture, source, stats, fit_rows(mixture, source).tolist())
+
+
+def check_chunks(
+    config: Config, mixture: Mixture, source: str, stats: NormStats
+) -> tuple[list[NDArray[np.float32]], Division]:
+    """Other chunks, which no fit on this mixture takes: held-out ones, and training ones where those are few.
+
+    UserError for a source of a single row.
+    """
+    division, size = _division(mixture, source), len(mixture.rows[source])
+    if not division.training + division.heldout:
         raise UserError(
             f"source {source}", got="1 sample", expected="at least 2: to fit FAST on and to check it", do="add samples"
         )
-    return CheckRows(rows, taken)
+    after = np.arange(division.fitted, division.fitted + division.training)
+    chunks = _read(config, mixture, source, stats, permute(after, size, "tokenizer", source).tolist())
+    if division.heldout:
+        rows = filter_rows(source, mixture.indexes[source], FilterConfig(split="heldout"), Cache(config.data.cache))
+        taken = permute(np.arange(division.heldout), len(rows), "tokenizer check", source).tolist()
+        chunks += _read(config, replace(mixture, rows={source: rows}), source, stats, taken)
+    return chunks, division
 
 
-def _heldout(mixture: Mixture, source: str) -> NDArray[np.int64]:
-    return np.flatnonzero(mixture.indexes[source].records["flags"] & HELDOUT)
+def _division(mixture: Mixture, source: str) -> Division:
+    heldout = int(np.count_nonzero(mixture.indexes[source].records["flags"] & HELDOUT))
+    return divide(len(mixture.rows[source]), heldout)
 
 
-def _fit_size(mixture: Mixture, source: str) -> int:
-    size = len(mixture.rows[source])
-    checked = mixture.cards[source].has_actions and len(_heldout(mixture, source)) < ENOUGH_HELDOUT
-    left_alone = size // 10 + 1 if checked else 0
-    return min(FIT_ROWS, max(1, size - left_alone))
-
-
-def _training(mixture: Mixture, source: str, start: int, stop: int) -> NDArray[np.int64]:
-    return permute(np.arange(start, stop), len(mixture.rows[source]), "tokenizer", source)
-
-
-def read_chunks(
-    index: Index, rows: NDArray[np.int64], card: SourceCard, stats: NormStats, config: Config
-) -> NDArray[np.float32]:
-    """The normalised chunks [N, H, D] of these index rows, in their order, as training gives them to FAST.
-
-    Of each sample only the numbers are read. D is the model's action_dim, or the source's with
-    `tokenizer.fast_native_dims`. UserError for a sample without finite actions of the card's width.
-    """
-    dims = card.action_dim if config.tokenizer.fast_native_dims else config.model.action_dim
-    chunks = np.empty((len(rows), config.model.action_horizon, dims), np.float32)
-    order = np.argsort(rows, kind="stable")
-    ascending, done = rows[order], 0
-    for block in read_blocks(index, ascending):
-        places = order[np.searchsorted(ascending, block.rows)]
-        where = f"source {card.name}, index row {block.rows[0]}"
-        actions, state = block.arrays.get("actions"), block.arrays.get("state")
-        read = normalised_actions(actions, state, card, stats, config.model, config.data.normalisation, where=where)
-        chunks[places] = read[..., :dims]
-        done += len(places)
-    if done < len(rows):
-        raise UserError(
-            f"source {card.name}",
-            got=f"{len(rows) - done} samples without numbers",
-            expected=f"actions in every sample, for kind {card.kind}",
-            do="convert the source again",
-        )
-    return chunks
+def _read(
+    config: Config, mixture: Mixture, source: str, stats: NormStats, rows: Iterable[int]
+) -> list[NDArray[np.float32]]:
+    card, model, kind = mixture.cards[source], config.model, config.data.normalisation
+    dims = card.action_dim if config.tokenizer.fast_native_dims else model.action_dim
+    samples = Reader(mixture).read_all(source, rows)
+    return [normalised_chunk(sample, card, stats, model, kind)[0][:, :dims] for sample in samples]

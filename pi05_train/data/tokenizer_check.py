@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pi05_train.config.build import Statistics
 from pi05_train.config.schema import Config
-from pi05_train.data.chunks import check_rows, read_chunks
+from pi05_train.data.chunks import check_chunks
 from pi05_train.data.fast_report import Measured
 from pi05_train.data.mixture import Mixture
 from pi05_train.errors import UserError
@@ -36,12 +36,11 @@ def measure_sources(
     *,
     max_error: float,
 ) -> dict[str, Measured]:
-    """The tokenizer measured on the `check_rows` of each of these sources; nothing is refused."""
+    """The tokenizer measured on the `check_chunks` of each of these sources; nothing is refused."""
     found: dict[str, Measured] = {}
     for name in names:
         card, stats = mixture.cards[name], statistics[name]["actions"]
-        taken = check_rows(mixture, name)
-        chunks_NHD = read_chunks(mixture.indexes[name], taken.rows, card, stats, config)
+        chunks, division = check_chunks(config, mixture, name, stats)
         span_D = None
         if stats.q01 is not None and stats.q99 is not None:
             low, high = (
@@ -49,11 +48,11 @@ def measure_sources(
             )
             span_D = high - low
         found[name] = Measured(
-            rows=str(taken),
+            rows=str(division),
             normalisation=config.data.normalisation,
             horizon=config.model.action_horizon,
-            dims=chunks_NHD.shape[2],
+            dims=chunks[0].shape[1],
             max_error=max_error,
-            result=reconstruct(fast, chunks_NHD, dims=card.action_dim, rate_hz=card.rate_hz, span_D=span_D),
+            result=reconstruct(fast, chunks, dims=card.action_dim, rate_hz=card.rate_hz, span_D=span_D),
         )
     return found

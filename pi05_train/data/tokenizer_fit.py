@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pi05_train.config.build import Statistics
 from pi05_train.config.schema import Config
-from pi05_train.data.chunks import fit_rows, index_rows, read_chunks
+from pi05_train.data.chunks import fit_chunks, fit_rows
 from pi05_train.data.fast_report import MAX_ERROR, Measured, check_positive, refuse_complaints, write_report
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.reader import Reader
@@ -75,12 +72,7 @@ def fit_fast(
     `tokenizer.fast_native_dims` (decision 21 of the recipe). Refuses (UserError) what loses too much.
     """
     names = action_sources(mixture, options.source)
-    chunks: list[NDArray[np.float32]] = []
-    for name in names:
-        rows = index_rows(mixture, name, fit_rows(mixture, name))
-        chunks += list(
-            read_chunks(mixture.indexes[name], rows, mixture.cards[name], statistics[name]["actions"], config)
-        )
+    chunks = [chunk for name in names for chunk in fit_chunks(config, mixture, name, statistics[name]["actions"])]
     fast = fit_fast_tokenizer(chunks, vocab_size=options.vocab_size, scale=options.scale)
     measured = measure_sources(config, statistics, mixture, fast, names, max_error=options.max_error)
     refuse_complaints(

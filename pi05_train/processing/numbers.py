@@ -27,39 +27,24 @@ def normalised_chunk(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The first action_horizon steps [H, D], relative where the card says so, zero padded; and where they count."""
     where = f"{sample.source}, sample {sample.key}"
-    chunk = normalised_actions(sample.actions, sample.state, card, stats, model, kind, where=where)
+    actions = checked(sample.actions, card.action_dim, where, "actions")
+    if actions.ndim != 2 or actions.shape[0] < model.action_horizon:
+        raise UserError(
+            f"{where}, actions",
+            got=f"{actions.shape[0]} steps",
+            expected=f"at least the model's action_horizon {model.action_horizon}",
+            do="record longer chunks or shorten the horizon",
+        )
+    actions = actions[: model.action_horizon]
+    if any(card.delta_mask):
+        actions = to_delta(actions, checked(sample.state, card.state_dim, where, "state"), card.delta_mask)
+    chunk = np.zeros((model.action_horizon, model.action_dim), dtype=np.float32)
+    chunk[:, : card.action_dim] = normalise(actions, stats, kind)
     mask = np.zeros(chunk.shape, dtype=np.bool_)
     mask[:, : card.action_dim] = True
     if sample.action_valid is not None:
         mask &= sample.action_valid[: model.action_horizon, None]
     return chunk, mask
-
-
-def normalised_actions(
-    actions: Floats | None,
-    state: Floats | None,
-    card: SourceCard,
-    stats: NormStats,
-    model: ModelConfig,
-    kind: str = "quantile",
-    *,
-    where: str,
-) -> NDArray[np.float32]:
-    """The same of stored chunks [..., steps, action_dim] and their states [..., state_dim]: [..., H, D]."""
-    actions = checked(actions, card.action_dim, where, "actions")
-    if actions.ndim < 2 or actions.shape[-2] < model.action_horizon:
-        raise UserError(
-            f"{where}, actions",
-            got=f"{actions.shape[-2] if actions.ndim > 1 else 0} steps",
-            expected=f"at least the model's action_horizon {model.action_horizon}",
-            do="record longer chunks or shorten the horizon",
-        )
-    actions = actions[..., : model.action_horizon, :]
-    if any(card.delta_mask):
-        actions = to_delta(actions, checked(state, card.state_dim, where, "state"), card.delta_mask)
-    chunks = np.zeros((*actions.shape[:-1], model.action_dim), dtype=np.float32)
-    chunks[..., : card.action_dim] = normalise(actions, stats, kind)
-    return chunks
 
 
 def checked(values: Floats | None, dims: int, where: str, name: str) -> Floats:

@@ -58,16 +58,16 @@ class Reconstruction:
 
 
 def reconstruct(
-    fast: FastTokenizer, chunks_NHD: Sequence[Floats] | Floats, *, dims: int, rate_hz: float, span_D: Floats | None
+    fast: FastTokenizer, chunks: Sequence[Floats], *, dims: int, rate_hz: float, span_D: Floats | None
 ) -> Reconstruction:
-    """Measure on normalised chunks, of at least one, whose first `dims` dims are the source's own.
+    """Measure on at least one normalised chunk [H, D]; the first `dims` dims are the source's own.
 
     `span_D` [dims] is q99 - q01 in the network's units, None if unknown.
     """
-    encoded = [fast.encode(chunk) for chunk in chunks_NHD]
-    horizon, width = chunks_NHD[0].shape
+    encoded = [fast.encode(chunk) for chunk in chunks]
+    horizon, width = chunks[0].shape
     decoded = [fast.decode(ids, horizon=horizon, dim=width) for ids in encoded]
-    errors = [(back - chunk)[:, :dims] for back, chunk in zip(decoded, chunks_NHD, strict=True) if back is not None]
+    errors = [(back - chunk)[:, :dims] for back, chunk in zip(decoded, chunks, strict=True) if back is not None]
     error_NHD = np.stack(errors) if errors else None
     rmse_D = None if error_NHD is None else np.sqrt(np.mean(error_NHD**2, axis=(0, 1)))
     lengths = np.array([len(ids) for ids in encoded])

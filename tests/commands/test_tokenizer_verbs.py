@@ -17,6 +17,7 @@ from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import write_shards
 from tests.commands.conftest import Workspace
 from tests.golden_numbers import complete_path
+from tests.samples.object_store import s3_variables, serve
 from tests.synthetic import CARDS, synthetic_samples
 
 SIZES = ["--pieces", "400", "--fast-size", "300"]
@@ -101,6 +102,17 @@ def test_a_fit_on_one_source_sees_no_other(workspace: Workspace, tmp_path: Path)
     assert list(read_report(tmp_path / "named" / "fast") or ()) == ["toy_arm"]
     text = [(tmp_path / name / "text" / "tokenizer.model").read_bytes() for name in ("named", "mixture")]
     assert text[0] == text[1]
+
+
+def test_sources_in_an_object_store_give_the_same_tokenizer(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(workspace.root) as store:
+        for name, value in s3_variables(store).items():
+            monkeypatch.setenv(name, value)
+        assert fit(workspace, tmp_path / "new", "data.root=s3://data") == 0
+    for name in ("tokenizer.json", "report.json"):
+        assert (tmp_path / "new" / "fast" / name).read_bytes() == (workspace.tokenizers / "fast" / name).read_bytes()
 
 
 def test_a_run_is_refused_on_sources_the_tokenizer_was_not_measured_on(
