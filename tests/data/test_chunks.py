@@ -40,7 +40,7 @@ def imagined(training: int, heldout: int, card: SourceCard = CARD) -> Mixture:
     records = np.zeros(training + heldout, RECORD)
     rows = np.random.default_rng(training).permutation(training + heldout)
     records["flags"][rows[training:]] = HELDOUT
-    index = Index(Path("absent"), (), cast("Any", records), "")
+    index = Index(cast("Any", None), Path("absent"), (), cast("Any", records), "")
     passed = cast("Any", np.sort(rows[:training]))
     return Mixture("one", FilterConfig(), {card.name: card}, {card.name: index}, {card.name: passed}, cast("Any", None))
 
