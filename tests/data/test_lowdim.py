@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pi05_train.data.index import Index, build_index
-from pi05_train.data.lowdim import read_blocks
+from pi05_train.data.lowdim import read_blocks, read_heads
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
-from pi05_train.samples.shards import sample_members, write_shards
+from pi05_train.samples.shards import parse_head, sample_members, write_shards
 from tests.synthetic import CARDS, synthetic_samples
 
 SAMPLES = synthetic_samples(CARDS["toy_arm"], episodes=4)
@@ -51,6 +51,35 @@ def test_long_texts_and_numbers_and_samples_without_any_are_read_too(tmp_path: P
     write_shards(tmp_path, samples)
     build_index(tmp_path)
     check(tmp_path, samples, np.arange(len(samples)))
+
+
+def test_heads_are_the_samples_without_their_pictures(tmp_path: Path) -> None:
+    long = replace(SAMPLES[0], key="long", task="fold " * 10_000)
+    bare = replace(SAMPLES[2], key="bare", state=None, actions=None, action_valid=None)
+    samples = [long, bare, *SAMPLES[3:12]]
+    write_shards(tmp_path, samples, samples_per_shard=4)
+    build_index(tmp_path)
+    index = Index.open(tmp_path)
+    heads = list(read_heads(tmp_path, index.shards, index.records))
+    assert len(heads) == len(samples)
+    for head, sample in zip(heads, samples, strict=True):
+        assert not isinstance(head, UserError)
+        parsed = parse_head(*head)
+        assert parsed.images == dict.fromkeys(sample.images, b"")
+        assert sample_members(replace(parsed, images=sample.images)) == sample_members(sample)
+    with pytest.raises(UserError, match=r"lowdim\.npz: got 0 bytes, expected the arrays"):
+        parse_head(sample_members(SAMPLES[3])["json"], b"")
+
+
+def test_a_head_that_cannot_be_taken_apart_is_complained_about_and_the_others_are_read(tmp_path: Path) -> None:
+    write_shards(tmp_path, SAMPLES)
+    build_index(tmp_path)
+    index = Index.open(tmp_path)
+    content = bytearray(index.path(5).read_bytes())
+    content[int(index.records["offset"][5]) + 124] = ord("x")  # a digit of the first member's size
+    index.path(5).write_bytes(content)
+    heads = list(read_heads(tmp_path, index.shards, index.records))
+    assert [row for row, head in enumerate(heads) if isinstance(head, UserError)] == [5]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
