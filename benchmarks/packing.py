@@ -88,7 +88,7 @@ def figures(steps: list[NDArray[np.int64]], limit: int) -> str:
     number = np.mean([loads.shape[1] for loads in steps])
     return (
         f"{number:.1f} micro-batches per rank, largest / mean {spread:.3f}, {fill:.1%} of the budget filled, "
-        f"waiting in every turn {turns - 1:.1%}, at the step's end {ranks - 1:.1%}"
+        f"waiting in every turn {turns - 1:.2%}, at the step's end {ranks - 1:.2%}"
     )
 
 
