@@ -64,7 +64,7 @@ def demo(folder: Path) -> tuple[CostsOf, Callable[[int], Schedule]]:
     start = time.process_time()
     count(config, workers=1)
     print(f"counted in {time.process_time() - start:.1f} s of processor time")
-    mixture = Mixture.open(config.mixture, Path(config.data.root))
+    mixture = Mixture.of(config)
     sizes = Sizes.open(config, mixture, shard_statistics(config))
     return sizes.costs, lambda batch: mixture.schedule(0, batch, 1000)
 

@@ -89,7 +89,8 @@ def test_a_sample_that_cannot_be_read_counts_as_the_longest(
 ) -> None:
     config = config_of(workspace, "pretrain")
     index, statistics = open_source(config, "toy_subtasks")
-    path, offset = index.path(9), int(index.records["offset"][9])
+    path = index.folder / index.shards[int(index.records["shard"][9])].name
+    offset = int(index.records["offset"][9])
     content = bytearray(path.read_bytes())
     content[offset + 512] ^= 1  # the first byte of its json
     path.write_bytes(content)

@@ -60,7 +60,7 @@ def test_heads_are_the_samples_without_their_pictures(tmp_path: Path) -> None:
     write_shards(tmp_path, samples, samples_per_shard=4)
     build_index(tmp_path)
     index = Index.open(tmp_path)
-    heads = list(read_heads(tmp_path, index.shards, index.records))
+    heads = list(read_heads(index.store, index.shards, index.records))
     assert len(heads) == len(samples)
     for head, sample in zip(heads, samples, strict=True):
         assert not isinstance(head, UserError)
@@ -75,10 +75,10 @@ def test_a_head_that_cannot_be_taken_apart_is_complained_about_and_the_others_ar
     write_shards(tmp_path, SAMPLES)
     build_index(tmp_path)
     index = Index.open(tmp_path)
-    content = bytearray(index.path(5).read_bytes())
+    content = bytearray((tmp_path / "shard-000000.tar").read_bytes())
     content[int(index.records["offset"][5]) + 124] = ord("x")  # a digit of the first member's size
-    index.path(5).write_bytes(content)
-    heads = list(read_heads(tmp_path, index.shards, index.records))
+    (tmp_path / "shard-000000.tar").write_bytes(content)
+    heads = list(read_heads(index.store, index.shards, index.records))
     assert [row for row, head in enumerate(heads) if isinstance(head, UserError)] == [5]
 
 
