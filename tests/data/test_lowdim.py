@@ -13,6 +13,8 @@ from pi05_train.data.lowdim import read_blocks, read_heads
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import parse_head, sample_members, write_shards
+from pi05_train.samples.store import open_store
+from tests.samples.object_store import serve
 from tests.synthetic import CARDS, synthetic_samples
 
 SAMPLES = synthetic_samples(CARDS["toy_arm"], episodes=4)
@@ -80,6 +82,16 @@ def test_a_head_that_cannot_be_taken_apart_is_complained_about_and_the_others_ar
     (tmp_path / "shard-000000.tar").write_bytes(content)
     heads = list(read_heads(index.store, index.shards, index.records))
     assert [row for row, head in enumerate(heads) if isinstance(head, UserError)] == [5]
+
+
+def test_heads_come_from_a_server_as_from_a_folder(tmp_path: Path) -> None:
+    write_shards(tmp_path / "source", SAMPLES, samples_per_shard=8)
+    build_index(tmp_path / "source")
+    index = Index.open(tmp_path / "source")
+    with serve(tmp_path) as server:
+        store = open_store(f"{server.http}/source", patience_seconds=5)
+        remote = list(read_heads(store, index.shards, index.records))
+    assert remote == list(read_heads(index.store, index.shards, index.records))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
