@@ -91,6 +91,10 @@ def test_heads_come_from_a_server_as_from_a_folder(tmp_path: Path) -> None:
     with serve(tmp_path) as server:
         store = open_store(f"{server.http}/source", patience_seconds=5)
         remote = list(read_heads(store, index.shards, index.records))
+        server.fault = lambda *_: "503"
+        store = open_store(f"{server.http}/source", patience_seconds=0.2)
+        with pytest.raises(UserError, match="shard-000000"):  # and not complaints about every sample
+            list(read_heads(store, index.shards, index.records))
     assert remote == list(read_heads(index.store, index.shards, index.records))
 
 
