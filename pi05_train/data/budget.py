@@ -43,9 +43,9 @@ def divide(costs: Costs, budget: Budget, world_size: int) -> list[list[list[int]
     """For each rank the same number of micro-batches, each with its slots, ascending; every slot is in one of them.
 
     None is empty, each has an action sample if there are that many, and there are no more than it takes to fill them
-    that way. Those of one turn, which wait for each other, are neighbours in tokens; without a picture budget no two
-    at all differ by more than the largest sample. No draw alone may be over budget. Refuses (UserError) a `world_size`
-    that does not divide B.
+    that way (a budget that hardly holds the largest sample takes many). Those of one turn, which wait for each other,
+    are neighbours in tokens; without a picture budget no two at all differ by more than the largest sample. No draw
+    alone may be over budget. Refuses (UserError) a `world_size` that does not divide B.
     """
     size = len(costs.tokens_B)
     if size % world_size:
