@@ -11,20 +11,24 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pi05_train.commands.count import count
 from pi05_train.config.build import shard_statistics
-from pi05_train.config.compose import compose
+from pi05_train.config.compose import compose, compose_model
 from pi05_train.data.budget import Budget, Costs, divide
 from pi05_train.data.micro_batches import Sizes
 from pi05_train.data.mixture import Mixture
 from pi05_train.data.schedule import Draw, Schedule
+from pi05_train.processing.example import Example, FlowDraws, pack
+from pi05_train.trainer.flops import training_flops
 
 FULL_SIZE = {
     # share of examples, (fewest, most) pictures, (fewest, most) prompt and target tokens, actions
@@ -36,6 +40,16 @@ FULL_SIZE = {
 }
 """Shares and cameras of data_mixtures/mixture/paper_pretrain.yaml; lengths are made up, uniform between the two."""
 TOKENS_PER_IMAGE, ROWS = 256, 100_000
+SAMPLES = (
+    (1, 20, 30, 0),
+    (1, 20, 200, 0),
+    (4, 60, 60, 0),
+    (2, 60, 40, 1),
+    (3, 80, 50, 0),
+    (3, 80, 50, 1),
+    (3, 80, 50, 8),
+)
+"""Pictures, prompt tokens, target tokens and flow draws (0: no actions) of samples whose operations are compared."""
 CostsOf = Callable[[Sequence[Draw]], Costs]
 
 
@@ -55,15 +69,14 @@ def full_size() -> tuple[CostsOf, Callable[[int], Schedule]]:
     return costs, lambda batch: Schedule(0, list(FULL_SIZE), [ROWS] * len(FULL_SIZE), shares, batch)
 
 
-def demo(folder: Path) -> tuple[CostsOf, Callable[[int], Schedule]]:
+def demo(folder: Path, cache: Path) -> tuple[CostsOf, Callable[[int], Schedule]]:
     """The same of the demo's first stage, counted in the folder that `pi05 demo` filled."""
     tokenizers = [f"tokenizer.{name}={folder}/tokenizers/{name}" for name in ("text", "fast")]
-    folders = [f"data.root={folder}/data", f"data.cache={folder}/cache"]
-    config = compose(["experiment=demo_pretrain", *folders, *tokenizers])
+    config = compose(["experiment=demo_pretrain", f"data.root={folder}/data", f"data.cache={cache}", *tokenizers])
     start = time.process_time()
     count(config, workers=1)
     print(f"counted in {time.process_time() - start:.1f} s of processor time")
-    mixture = Mixture.open(config.mixture, Path(config.data.root))
+    mixture = Mixture.of(config)
     sizes = Sizes.open(config, mixture, shard_statistics(config))
     return sizes.costs, lambda batch: mixture.schedule(0, batch, 1000)
 
@@ -87,7 +100,7 @@ def figures(steps: list[NDArray[np.int64]], limit: int) -> str:
     number = np.mean([loads.shape[1] for loads in steps])
     return (
         f"{number:.1f} micro-batches per rank, largest / mean {spread:.3f}, {fill:.1%} of the budget filled, "
-        f"waiting in every turn {turns - 1:.1%}, at the step's end {ranks - 1:.1%}"
+        f"waiting in every turn {turns - 1:.2%}, at the step's end {ranks - 1:.2%}"
     )
 
 
@@ -104,9 +117,21 @@ def compare(name: str, mixture: tuple[CostsOf, Callable[[int], Schedule]], steps
         divide(of, Budget(limit, None), world_size)
     spent = (time.process_time() - start) / steps * 1e3
     by_budget = [budgeted(of, world_size, Budget(limit, None)) for of in costs]
-    print(f"{name}, {world_size} ranks, batch {batch}, budget {limit} tokens ({steps} steps)")
+    print(f"{name}, ranks {world_size}, batch {batch}, budget {limit} tokens ({steps} steps)")
     print(f"  {samples} samples each: {figures(by_number, limit)}")
     print(f"  by budget: {figures(by_budget, limit)}; divided in {spent:.1f} ms per step")
+
+
+def operations(images: int, prompt: int, target: int, *, flow_draws: int) -> float:
+    """GFLOP of training per image, prompt and target token of a full-size sample; 0 flow draws: no actions."""
+    model, _ = compose_model(["model=pi05"])
+    chunk = np.zeros((model.action_horizon, model.action_dim), np.float32) if flow_draws else None
+    mask = None if chunk is None else chunk == 0
+    pictures = [torch.zeros(3, model.vision.image_size, model.vision.image_size, dtype=torch.uint8)] * images
+    example = Example(pictures, [1] * prompt, [1] * target, chunk, mask, "source", "ME", "key")
+    noise = np.zeros((flow_draws, model.action_horizon, model.action_dim), np.float32)
+    batch = pack([example], [FlowDraws(noise, np.ones(flow_draws, np.float32))], [0], model)
+    return training_flops(batch, model) / len(batch.token_ids_N) / 1e9
 
 
 def main() -> None:
@@ -122,10 +147,15 @@ def main() -> None:
     mixture = full_size()
     for settings in ((1, 256, 32), (8, 2048, 32), (64, 4096, 32), (64, 4096, 8)):
         compare("full-size lengths", mixture, options.steps, *settings)
+    compare("full-size lengths", mixture, max(1, options.steps // 10), 1, 4096, 2)
+    for images, prompt, target, flow_draws in SAMPLES:
+        cost = operations(images, prompt, target, flow_draws=flow_draws)
+        print(f"{images} pictures, {prompt} + {target} tokens, {flow_draws} flow draws: {cost:.2f} GFLOP per token")
     if options.demo:
-        mixture = demo(options.demo)
-        for settings in ((1, 32, 8), (8, 512, 16), (64, 4096, 16)):
-            compare("demo", mixture, options.steps, *settings)
+        with tempfile.TemporaryDirectory() as cache:
+            mixture = demo(options.demo, Path(cache))
+            for settings in ((1, 32, 8), (8, 512, 16), (64, 4096, 16)):
+                compare("demo", mixture, options.steps, *settings)
 
 
 if __name__ == "__main__":

@@ -40,12 +40,11 @@ def count(config: Config, *, workers: int) -> None:
 
 def _show_steps(config: Config, mixture: Mixture, sizes: Sizes) -> None:
     """What the first steps hold, and their micro-batches where there is a budget."""
-    schedule = mixture.schedule(config.run.seed, config.data.global_batch_samples, _STEPS)
+    batch, group = config.data.global_batch_samples, config.data.read_group
+    schedule = mixture.schedule(config.run.seed, batch, _STEPS, read_group=group)
     steps = [sizes.costs(schedule.draws(step)) for step in range(min(_STEPS, schedule.end_step or _STEPS))]
     tokens, images = (np.mean([getattr(costs, name).sum() for costs in steps]) for name in ("tokens_B", "images_B"))
-    print(
-        f"a step of {config.data.global_batch_samples} samples: {tokens:.0f} tokens, {images:.0f} pictures in the mean"
-    )
+    print(f"a step of {batch} samples: {tokens:.0f} tokens, {images:.0f} pictures in the mean")
     budget = Budget(config.data.micro_batch_tokens, config.data.micro_batch_images)
     if budget == Budget(None, None):
         print("set data.micro_batch_tokens to see how that budget divides it")

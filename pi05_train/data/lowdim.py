@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pi05_train.data.fetch import REQUESTS_AT_ONCE
 from pi05_train.data.index import BLOCK, Index, Shard
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import LOWDIM, parse_header, parse_lowdim
@@ -63,8 +65,12 @@ def read_heads(
     """
     for shard in np.unique(records["shard"]).tolist():
         with _reader(store, shards[shard]) as reader:
-            for record in records[records["shard"] == shard]:
-                yield reader.head(int(record["offset"]), int(record["length"]))
+            own = records[records["shard"] == shard]
+            if store.remote:
+                with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
+                    yield from threads.map(reader.head, own["offset"].tolist(), own["length"].tolist())
+            else:
+                yield from map(reader.head, own["offset"].tolist(), own["length"].tolist())
 
 
 @contextmanager
@@ -128,6 +134,8 @@ class _ShardReader:
         """(json, lowdim.npz) of the sample there, or what is wrong with it."""
         try:
             return self._head(offset, length)
+        except UserError:
+            raise  # the store's
         except ValueError as error:
             return self._damaged(offset, error)
 

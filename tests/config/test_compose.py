@@ -99,6 +99,8 @@ def test_paper_and_insulation_presets_differ_as_the_papers_do() -> None:
         ("data.micro_batch_samples=5", r"data\.global_batch_samples: got 32, expected a multiple"),
         ("data.read_group=5", r"data\.read_group: got 5, expected a divisor of data\.global_batch_samples=32"),
         ("data.read_group=0", r"data\.read_group: got 0, expected a divisor"),
+        ("data.micro_batch_tokens=0", r"data\.micro_batch_tokens: got 0, expected null or at least 1"),
+        ("data.micro_batch_images=-1", r"data\.micro_batch_images: got -1, expected null or at least 1"),
         ("stage.objective.alpha=10", r"stage\.objective\.alpha: got 10\.0 without an action expert"),
         ("mixture.sources.sim_web.weight=0", r"sim_web\.weight: got 0\.0, expected a positive share"),
         ("model.action_dim=7", r"action_dim: got 14, expected at most model\.action_dim=7"),

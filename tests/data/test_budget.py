@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,13 +78,23 @@ def test_without_a_picture_budget_no_two_micro_batches_differ_by_more_than_the_l
 
 @settings(deadline=None)
 @given(batches())
-def test_there_are_no_more_micro_batches_than_half_filled_ones_would_need(batch: tuple[Costs, Budget, int]) -> None:
-    """Balanced micro-batches that did not fit would each be nearly full: at most one more turn than twice the least."""
+def test_without_actions_there_are_no_more_micro_batches_than_half_filled_ones_would_need(
+    batch: tuple[Costs, Budget, int],
+) -> None:
+    """Where the largest samples come first, micro-batches that do not fit are each more than half full."""
     costs, budget, world = batch
     assert budget.tokens is not None
+    costs = replace(costs, acting_B=np.zeros_like(costs.acting_B))
     number = sum(map(len, divide(costs, Budget(budget.tokens, None), world)))
     least = -(-int(costs.tokens_B.sum()) // budget.tokens)
-    assert number <= world * (-(-2 * least // world) + 1)
+    assert number <= -(-2 * least // world) * world
+
+
+def test_a_budget_that_holds_only_the_largest_sample_keeps_actions_in_every_other_micro_batch() -> None:
+    """A web sample that fills a micro-batch must stand alone: the only way is one for each action sample, and it."""
+    costs = Costs(np.array([100, 30, 30, 30]), np.ones(4, np.int64), np.array([False, True, True, True]))
+    assert divide(costs, Budget(100, None), 1) == [[[0], [1], [2], [3]]]
+    assert divide(costs, Budget(130, None), 1) == [[[0, 1], [2, 3]]]
 
 
 def test_turns_that_wait_for_each_other_are_alike() -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from pi05_train.data.index import Index, build_index
-from pi05_train.data.lowdim import read_blocks
+from pi05_train.data.lowdim import read_blocks, read_heads
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
-from pi05_train.samples.shards import sample_members, write_shards
+from pi05_train.samples.shards import parse_head, sample_members, write_shards
+from pi05_train.samples.store import open_store
+from tests.samples.object_store import serve
 from tests.synthetic import CARDS, synthetic_samples
 
 SAMPLES = synthetic_samples(CARDS["toy_arm"], episodes=4)
@@ -51,6 +53,49 @@ def test_long_texts_and_numbers_and_samples_without_any_are_read_too(tmp_path: P
     write_shards(tmp_path, samples)
     build_index(tmp_path)
     check(tmp_path, samples, np.arange(len(samples)))
+
+
+def test_heads_are_the_samples_without_their_pictures(tmp_path: Path) -> None:
+    long = replace(SAMPLES[0], key="long", task="fold " * 10_000)
+    bare = replace(SAMPLES[2], key="bare", state=None, actions=None, action_valid=None)
+    samples = [long, bare, *SAMPLES[3:12]]
+    write_shards(tmp_path, samples, samples_per_shard=4)
+    build_index(tmp_path)
+    index = Index.open(tmp_path)
+    heads = list(read_heads(index.store, index.shards, index.records))
+    assert len(heads) == len(samples)
+    for head, sample in zip(heads, samples, strict=True):
+        assert not isinstance(head, UserError)
+        parsed = parse_head(*head)
+        assert parsed.images == dict.fromkeys(sample.images, b"")
+        assert sample_members(replace(parsed, images=sample.images)) == sample_members(sample)
+    with pytest.raises(UserError, match=r"lowdim\.npz: got 0 bytes, expected the arrays"):
+        parse_head(sample_members(SAMPLES[3])["json"], b"")
+
+
+def test_a_head_that_cannot_be_taken_apart_is_complained_about_and_the_others_are_read(tmp_path: Path) -> None:
+    write_shards(tmp_path, SAMPLES)
+    build_index(tmp_path)
+    index = Index.open(tmp_path)
+    content = bytearray((tmp_path / "shard-000000.tar").read_bytes())
+    content[int(index.records["offset"][5]) + 124] = ord("x")  # a digit of the first member's size
+    (tmp_path / "shard-000000.tar").write_bytes(content)
+    heads = list(read_heads(index.store, index.shards, index.records))
+    assert [row for row, head in enumerate(heads) if isinstance(head, UserError)] == [5]
+
+
+def test_heads_come_from_a_server_as_from_a_folder(tmp_path: Path) -> None:
+    write_shards(tmp_path / "source", SAMPLES, samples_per_shard=8)
+    build_index(tmp_path / "source")
+    index = Index.open(tmp_path / "source")
+    with serve(tmp_path) as server:
+        store = open_store(f"{server.http}/source", patience_seconds=5)
+        remote = list(read_heads(store, index.shards, index.records))
+        server.fault = lambda *_: "503"
+        store = open_store(f"{server.http}/source", patience_seconds=0.2)
+        with pytest.raises(UserError, match="shard-000000"):  # and not complaints about every sample
+            list(read_heads(store, index.shards, index.records))
+    assert remote == list(read_heads(index.store, index.shards, index.records))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

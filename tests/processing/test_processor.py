@@ -142,6 +142,29 @@ def test_absent_cameras_are_absent_and_the_rest_keep_their_order(tokens: Tokens)
     assert [image.shape for image in only] == [(3, SIZE, SIZE)]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stage_has_text": False},
+        {"stage_has_expert": False},
+        {"model": replace(MODEL, pi0_fast_quirks=True)},
+        {"model": replace(MODEL, max_prompt_tokens=9)},
+        {"model": replace(MODEL, family="pi0_fast", max_prompt_tokens=25)},
+    ],
+)
+def test_a_sample_is_counted_as_its_example_will_be(changes: dict[str, Any], tokens: Tokens) -> None:
+    processor = make(tokens, **changes)
+    boxes = (Box("cup", 0, 0, 0.4, 0.4), Box("gone", 0.2, 1.3, 0.3, 1.5), Box("hidden", 0, 0, 1, 1, "base_1_rgb"))
+    high = Sample("k", "high", "HL", {"base_0_rgb": jpeg(20, 40)}, task="clean", subtask="go", boxes=boxes)
+    for sample in (arm_sample(), arm_sample(images={"base_0_rgb": jpeg()}), high):
+        unseen = replace(sample, images=dict.fromkeys(sample.images, b""))
+        for training in (False, True):
+            example = processor(sample, key=(3,), training=training)
+            lengths = len(example.prefix_ids) + len(example.target_ids), len(example.images)
+            assert processor.count(unseen) == lengths
+
+
 def test_augmentation_is_for_training_alone_and_decided_by_the_key(tokens: Tokens) -> None:
     processor, sample = make(tokens), arm_sample(images={"base_0_rgb": jpeg(box=(3, 9, 20, 27))})
 
