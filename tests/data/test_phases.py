@@ -165,13 +165,13 @@ def test_powers_and_groups_are_resolved_again_when_a_source_leaves() -> None:
 @given(
     weights=st.tuples(*[st.floats(1e-3, 1)] * 3),
     epochs=st.tuples(*[st.none() | st.floats(1.5, 9)] * 3),
-    most_samples=st.integers(9, 64),
+    most_samples=st.integers(1, 64),
     group=st.just(1) | st.integers(2, 9),
 )
 def test_no_source_is_ever_overdrawn_nor_left_early(
     weights: tuple[float, ...], epochs: tuple[float | None, ...], most_samples: int, group: int
 ) -> None:
-    batch = most_samples // group * group
+    batch = max(1, most_samples // group) * group
     changes = {
         name: {"weight": weight} | ({} if most is None else {"max_epochs": most, "on_exhaust": "drop"})
         for name, weight, most in zip(ROWS, weights, epochs, strict=True)
