@@ -141,7 +141,7 @@ def _add(
         image = images.get((part, entry["id"])) or _image(entry, part, licences)
         images[part, entry["id"]] = image
         image.detected |= not with_captions
-    labels = {} if with_captions else _labels(content, where)
+    labels = _labels(content, where) if annotations and not with_captions else {}
     for index, entry in enumerate(annotations):
         found = images.get((part, entry["image_id"]))
         if found is None:
@@ -152,25 +152,29 @@ def _add(
         if with_captions:
             found.captions.append(str(entry.get("caption") or ""))
         else:
-            label = labels.get(entry.get("category_id", -1), "")
+            category = entry.get("category_id")
+            label = labels.get(category, "") if isinstance(category, int) else ""
             found.objects.append(CocoObject(label, entry.get("bbox"), bool(entry.get("iscrowd"))))
     return True
 
 
-def _image(entry: dict[str, Any], part: str, licences: dict[Any, str]) -> CocoImage:
+def _image(entry: dict[str, Any], part: str, licences: dict[str, str]) -> CocoImage:
     provenance = {"picture": f"{part}/{entry['file_name']}"}
-    if licence := licences.get(entry.get("license"), ""):
+    if licence := licences.get(str(entry.get("license")), ""):
         provenance["licence"] = licence
     if url := entry.get("flickr_url") or entry.get("coco_url"):
         provenance["url"] = str(url)
     return CocoImage(part, entry["id"], entry["file_name"], entry["height"], entry["width"], provenance)
 
 
-def _licences(content: dict[str, Any]) -> dict[Any, str]:
+def _licences(content: dict[str, Any]) -> dict[str, str]:
     """Licence number to name; the name's address tells the version."""
     listed = content.get("licenses")
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    return {entry.get("id"): " ".join(filter(None, (entry.get("name"), entry.get("url")))) for entry in entries}
+    return {
+        str(entry.get("id")): " ".join(str(entry[part]) for part in ("name", "url") if entry.get(part))
+        for entry in entries
+    }
 
 
 def _labels(content: Any, where: str) -> dict[int, str]:

@@ -211,10 +211,12 @@ def _points(row: dict[str, Any], size: tuple[int, int]) -> tuple[tuple[float, fl
     scale_x, scale_y = (width / 100, height / 100) if row.get("collection_method") else (1.0, 1.0)
     listed = row["points"] if row["points"] is not None else []
     if isinstance(listed, dict):
-        columns: list[list[Any]] = [listed.get(axis) or [] for axis in "xy"]
-        if len(columns[0]) != len(columns[1]):
+        columns = [listed.get(axis) or [] for axis in "xy"]
+        if not all(isinstance(column, list) for column in columns) or len(columns[0]) != len(columns[1]):
             return None
         listed = [{"x": x, "y": y} for x, y in zip(*columns, strict=True)]
+    if not isinstance(listed, list):
+        return None
     found = []
     for point in listed:
         x, y = (point.get("x"), point.get("y")) if isinstance(point, dict) else (None, None)

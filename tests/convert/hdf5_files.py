@@ -80,3 +80,12 @@ def change(path: Path, edit: Callable[[Any], object]) -> Path:
     with h5py.File(path, "r+") as root:
         edit(root)
     return path
+
+
+def rewritten(path: str, value: Any) -> Callable[[Any], None]:
+    def edit(root: Any) -> None:
+        del root[path]
+        if value is not None:
+            root[path] = value
+
+    return edit

@@ -193,9 +193,6 @@ def test_what_is_no_coco_is_refused_in_one_sentence(tmp_path: Path) -> None:
         coco.open_source(path, Options("toy", "CE"))
     captions = path / "annotations/captions_train2017.json"
     content = json.loads(captions.read_text())
-    captions.write_text(captions.read_text()[:-50])
-    with pytest.raises(UserError, match=r"captions_train2017.json.*a whole JSON file"):
-        coco.open_source(path, OPTIONS)
     for change, sentence in {
         "images": ([{"id": 7}], r"images\[0\]: got no 'file_name'"),
         "annotations": ([{"image_id": 99, "caption": "a"}], r"image_id 99"),

@@ -130,10 +130,9 @@ def test_what_are_no_conversations_is_refused(tmp_path: Path) -> None:
     path = llava_folder(tmp_path)
     with pytest.raises(UserError, match=r"'other\.json', expected some of talks\.json"):
         converted(path, Options("toy_llava", "WD", dataset="other.json"))
-    for content, sentence in {"[": "a whole JSON file", "{}": "no conversations", "[1]": "no conversations"}.items():
-        (path / "talks.json").write_text(content)
-        with pytest.raises(UserError, match=sentence):
-            converted(path)
+    write(path / "talks.json", [1])
+    with pytest.raises(UserError, match="no conversations"):
+        converted(path)
     (path / "talks.json").rename(path / "talks.jsonl")
     (path / "talks.jsonl").write_text('{"conversations": []}\n{"conv')
     with pytest.raises(UserError, match="line 2"):

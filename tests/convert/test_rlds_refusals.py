@@ -20,13 +20,12 @@ from tests.convert.rlds_episodes import (
     record_with,
     samples_of,
 )
-from tests.convert.rlds_folders import Stored, tensor, write_folder
+from tests.convert.rlds_folders import Stored, write_folder
 
 
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("steps/action", lambda stored: stored * np.float32([[1], [np.nan], [1], [1]]), "NaN in actions"),
         ("steps/observation/state", lambda stored: stored + np.float32(np.inf), "NaN in states"),
         ("steps/observation/image_0", lambda stored: [b"no picture", *stored[1:]], ""),
         ("steps/observation/image_0", lambda stored: [*stored[:2], b"no picture", stored[3]], "picture unreadable"),
@@ -43,7 +42,6 @@ def test_bad_values_are_dropped_and_counted(
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("steps/action", lambda stored: stored[:, :6], "steps/action holds 24 float32 instead of 28 float32"),
         ("steps/action", lambda stored: stored.astype(np.int64), "steps/action holds 28 int64 instead"),
         ("steps/observation/image_0", lambda stored: stored[1:], "3 byte strings instead of 4 byte strings"),
         ("steps/language_instruction", lambda _: [], "0 byte strings instead of 4"),
@@ -67,10 +65,8 @@ def damaged(path: Path, edit: Callable[[bytes], bytes]) -> Path:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda content: content[:-9], r"offset \d+: got the file's end 9 bytes before"),
         (lambda content: content[:-40] + b"?" + content[-39:], r"offset \d+: got a payload of \d+ bytes"),
         (lambda content: b"?" + content[1:], r"offset 0: got a record length"),
-        (lambda _: b"", r"records: got 0, expected 2 as dataset_info\.json has it"),
     ],
 )
 def test_damaged_files_are_refused_by_name_and_offset(
@@ -79,13 +75,6 @@ def test_damaged_files_are_refused_by_name_and_offset(
     path = damaged(folder_of(tmp_path, DATASETS["bridge"], [[3, 3]]), edit)
     with pytest.raises(UserError, match=r"bridge-train\.tfrecord-00000-of-00001, " + words):
         samples_of(path, options("bridge"))
-
-
-def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
-    for info in (True, False):
-        path = folder_of(tmp_path / str(info), DATASETS["bridge"], [[]], info=info)
-        with pytest.raises(UserError, match="got shards without records"):
-            open_source(path, options("bridge"))
 
 
 @pytest.mark.parametrize(
@@ -111,13 +100,4 @@ def test_features_without_a_key_are_refused(tmp_path: Path) -> None:
     del features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]["action"]
     write_folder(tmp_path, features, [[]])
     with pytest.raises(UserError, match=r"features\.json: got no steps/action, expected the features of bridge"):
-        open_source(tmp_path, options("bridge"))
-
-
-def test_dimensions_other_than_the_tables_are_refused(tmp_path: Path) -> None:
-    features = features_of(DATASETS["bridge"])
-    steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
-    steps["action"] = tensor("float32", 8)
-    write_folder(tmp_path, features, [[]])
-    with pytest.raises(UserError, match=r"steps/action: got shape \[8\], expected \[7\] as bridge has it"):
         open_source(tmp_path, options("bridge"))

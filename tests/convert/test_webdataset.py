@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi05_train.convert.run import convert
 from pi05_train.convert.source import Options
 from pi05_train.convert.webdataset import open_source
 from pi05_train.errors import UserError
@@ -134,18 +133,6 @@ def test_a_photograph_is_on_the_same_side_wherever_it_comes_from(tmp_path: Path)
     assert set(one.values()) == {"train", "heldout"}
 
 
-def test_a_cut_tar_keeps_what_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "a.tar"
-    content = tar_bytes([m for i in range(4) for m in record(i)])
-    path.write_bytes(content[: len(content) // 3])
-    found = everything(open_source(path, OPTIONS))
-    assert dropped(found) == {"tar cut or damaged": 1}
-    assert samples(found)
-    conversion = convert(open_source, path, tmp_path / "out" / "toy_web", OPTIONS)
-    assert conversion.dropped == {"tar cut or damaged": 1}
-    assert conversion.samples == len(samples(found))
-
-
 def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_bytes(record(1)))
     for change, words in (({"kind": "CE"}, "kind"), ({"dataset": "lmb"}, "'lbm'")):
@@ -156,7 +143,3 @@ def test_what_cannot_be_converted_is_refused(tmp_path: Path) -> None:
         open_source(tmp_path, OPTIONS)
     allowed = Options(**vars(OPTIONS) | {"allow_missing": True})
     assert dropped(everything(open_source(tmp_path, allowed))) == {"tar cut or damaged": 1}
-    (tmp_path / "none").mkdir()
-    (tmp_path / "none" / "c.tar").write_bytes(tar_bytes([]))
-    with pytest.raises(UserError, match="no usable sample"):
-        convert(open_source, tmp_path / "none", tmp_path / "out", OPTIONS)
