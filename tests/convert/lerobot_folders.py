@@ -119,7 +119,7 @@ class Dataset:
     cameras: dict[str, int] = field(default_factory=lambda: {"observation.images.top": 0})
     """Feature to the offset of its numbers."""
     stored: str = "video"
-    """"video", "bytes" (files inside the table) or "png" (files beside it)."""
+    """"video", "bytes" or "jpeg" (PNG or JPEG files inside the table) or "png" (files beside it)."""
     width: int = 3
     """Dimensions of the state, and of the action unless `action_width` says otherwise."""
     action_width: int = 0
@@ -193,9 +193,10 @@ class Dataset:
 
     def _stored(self, root: Path, camera: str, offset: int, episode: int, frame: int) -> dict[str, Any]:
         buffer = io.BytesIO()
-        Image.fromarray(paint(self.number(episode, frame) + offset)).save(buffer, "PNG")
+        kind = "JPEG" if self.stored == "jpeg" else "PNG"
+        Image.fromarray(paint(self.number(episode, frame) + offset)).save(buffer, kind)
         name = f"frame_{frame:06d}.png"
-        if self.stored == "bytes":
+        if self.stored != "png":
             return {"bytes": buffer.getvalue(), "path": name}
         path = root / "images" / camera / f"episode_{episode:06d}" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from pi05_train.samples.card import check_card
 from pi05_train.samples.schema import CAMERAS, Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
 from tests.convert.fake_source import painted
-from tests.convert.rlds_folders import BOOL, TEXT, Stored, dataset, image, png, tensor, write_folder
+from tests.convert.rlds_folders import BOOL, TEXT, Stored, dataset, image, picture_file, tensor, write_folder
 
 HIGH, WIDE = 32, 64
 Episode = dict[str, Stored]
@@ -50,12 +50,12 @@ def features_of(entry: Entry, height: int = HIGH, width: int = WIDE) -> dict[str
     return dataset(steps, **others)
 
 
-def episode_of(entry: Entry, number: int, frames: int, *, last: bool = True) -> Episode:
+def episode_of(entry: Entry, number: int, frames: int, *, last: bool = True, encoded: str = "PNG") -> Episode:
     """Painted with 100 number + 10 camera + frame; column c of a feature at frame f holds f + c / 64."""
     record: Episode = {
         "steps/is_first": np.arange(frames) == 0,
         "steps/is_last": (np.arange(frames) == frames - 1) & last,
-        "steps/observation/other": [png(painted(0, 8, 16))] * frames,
+        "steps/observation/other": [picture_file(painted(0, 8, 16))] * frames,
         "episode_metadata/file_path": [f"lab/success/{number}".encode()],
     }
     for part in (*entry.state, *entry.actions):
@@ -65,7 +65,7 @@ def episode_of(entry: Entry, number: int, frames: int, *, last: bool = True) -> 
     for camera in entry.cameras:
         place = CAMERAS.index(camera.ours)
         pictures = [painted(100 * number + 10 * place + frame, HIGH, WIDE) for frame in range(frames)]
-        record[f"steps/{camera.key}"] = [png(picture) for picture in pictures]
+        record[f"steps/{camera.key}"] = [picture_file(picture, encoded) for picture in pictures]
     for key in entry.language:
         words = f"task {number} of {key}"
         record[f"steps/{key}"] = [words.encode()] * frames
@@ -80,10 +80,12 @@ def episode_of(entry: Entry, number: int, frames: int, *, last: bool = True) -> 
     return record
 
 
-def folder_of(path: Path, entry: Entry, lengths: Sequence[Sequence[int]], **changes: Any) -> Path:
-    """Shards of episodes with these lengths; the episodes are numbered through."""
+def folder_of(
+    path: Path, entry: Entry, lengths: Sequence[Sequence[int]], *, encoded: str = "PNG", **changes: Any
+) -> Path:
+    """Shards of episodes with these lengths and pictures of this kind; the episodes are numbered through."""
     numbers = iter(range(100))
-    shards = [[episode_of(entry, next(numbers), frames) for frames in shard] for shard in lengths]
+    shards = [[episode_of(entry, next(numbers), frames, encoded=encoded) for frames in shard] for shard in lengths]
     return write_folder(path, features_of(entry), shards, name=entry.name, **changes)
 
 

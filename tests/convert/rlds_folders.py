@@ -130,7 +130,7 @@ def write_folder(
     return folder
 
 
-def png(pixels: NDArray[np.uint8]) -> bytes:
+def picture_file(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()

@@ -75,7 +75,7 @@ def test_every_picture_is_its_row(tmp_path: Path, version: str, codec: str) -> N
     assert [unit.number for unit in source.units] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("stored", ["bytes", "png"])
+@pytest.mark.parametrize("stored", ["bytes", "jpeg", "png"])
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_pictures_in_the_table_or_beside_it(tmp_path: Path, version: str, stored: str) -> None:
     data = Dataset(version, stored=stored)

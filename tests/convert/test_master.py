@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from pi05_train.convert.formats import opener
+from pi05_train.convert.rlds_datasets import DATASETS
 from pi05_train.convert.run import Conversion, convert
 from pi05_train.convert.source import Options
 from pi05_train.errors import UserError
@@ -32,9 +33,9 @@ def lerobot(version: str, **fields: Any) -> Callable[[Path], Path]:
     return lambda path: Dataset(version, cameras=CAMERAS, **fields).write(path)
 
 
-def rlds(name: str) -> Callable[[Path], Path]:
-    entry = rlds_episodes.DATASETS[name]
-    return lambda path: rlds_episodes.folder_of(path, entry, [[4, 5], [3]])
+def rlds(name: str, kind: str = "PNG") -> Callable[[Path], Path]:
+    entry = DATASETS[name]
+    return lambda path: rlds_episodes.folder_of(path, entry, [[4, 5], [3]], encoded=kind)
 
 
 def masked_hdf5(path: Path) -> Path:
@@ -54,8 +55,10 @@ SOURCES: dict[str, tuple[str, Callable[[Path], Path], str]] = {
         for codec in ("h264", "h265", "av1")
     },
     "lerobot in the table": ("lerobot", lerobot("v3.0", stored="bytes"), "zip"),
+    "lerobot jpeg": ("lerobot", lerobot("v2.1", stored="jpeg"), "zip"),
     "lerobot png": ("lerobot", lerobot("v2.1", stored="png"), "zip"),
     "rlds": ("rlds", rlds("bridge"), "zip"),
+    "rlds jpeg": ("rlds", rlds("bridge", "JPEG"), "zip"),
     "rlds blue first": ("rlds", rlds("berkeley_fanuc"), "zip"),
     "hdf5 masked": ("hdf5", masked_hdf5, "zip"),
     "hdf5 upside down": ("hdf5", libero, "zip"),
@@ -88,7 +91,7 @@ def test_samples_out_of_a_master_folder_are_those_of_the_original(name: str, tmp
     if format_name == "lerobot" and suffix == "mp4":
         needs_encoder(name.split()[-1])
     original = write(tmp_path / "original")
-    dataset = {"rlds blue first": "berkeley_fanuc", "rlds": "bridge"}.get(name, "")
+    dataset = "" if format_name != "rlds" else "berkeley_fanuc" if "blue" in name else "bridge"
     whole = made(format_name, original, tmp_path / "whole" / "toy", tier="master", dataset=dataset)
     suffixes = {member.rpartition(".")[2] for member in members(tmp_path / "whole" / "toy")}
     assert suffixes == {"json", "npz", suffix}

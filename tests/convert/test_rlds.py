@@ -33,7 +33,7 @@ from tests.convert.rlds_episodes import (
     record_with,
     samples_of,
 )
-from tests.convert.rlds_folders import example, png, write_folder
+from tests.convert.rlds_folders import example, picture_file, write_folder
 
 SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
@@ -46,10 +46,10 @@ def stored_columns(parts: Sequence[Part], frame: int) -> NDArray[np.float32]:
     return np.concatenate(columns).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS))
-def test_painted_frames_stand_beside_their_numbers(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "kind"), [*((name, "PNG") for name in sorted(DATASETS)), ("bridge", "JPEG")])
+def test_painted_frames_stand_beside_their_numbers(name: str, kind: str, tmp_path: Path) -> None:
     entry = DATASETS[name]
-    samples, dropped = samples_of(folder_of(tmp_path, entry, [[4, 5], [3]]), options(name))
+    samples, dropped = samples_of(folder_of(tmp_path, entry, [[4, 5], [3]], encoded=kind), options(name))
     first = entry.skip_first
     assert [sample.key for sample in samples] == [
         f"{episode:08d}_{frame:06d}" for episode, length in enumerate((4, 5, 3)) for frame in range(length - first - 1)
@@ -148,7 +148,7 @@ def test_instructions_may_change_within_an_episode(tmp_path: Path) -> None:
 
 
 def test_an_optional_camera_of_one_colour_is_absent(tmp_path: Path) -> None:
-    black = [png(np.zeros((HIGH, WIDE, 3), np.uint8))] * 4
+    black = [picture_file(np.zeros((HIGH, WIDE, 3), np.uint8))] * 4
     for name, cameras in (("image_1", ["base_0_rgb"]), ("image_0", ["base_0_rgb", "base_1_rgb"])):
         record = episode_of(DATASETS["bridge"], 0, 4) | {f"steps/observation/{name}": black}
         samples, _ = converted_one(tmp_path / name, "bridge", record)
@@ -162,7 +162,7 @@ def test_red_and_blue_are_exchanged_in_the_release_that_needs_it(
     entry = DATASETS["berkeley_fanuc"]
     red = np.zeros((*size, 3), np.uint8)
     red[..., 0] = 255
-    record = episode_of(entry, 0, 3) | {f"steps/{camera.key}": [png(red)] * 3 for camera in entry.cameras}
+    record = episode_of(entry, 0, 3) | {f"steps/{camera.key}": [picture_file(red)] * 3 for camera in entry.cameras}
     write_folder(tmp_path, features_of(entry, *size), [[record]])
     source = open_source(tmp_path, options("berkeley_fanuc"))
     assert any("Red and blue" in note for note in source.notes) == exchanged
