@@ -75,6 +75,8 @@ def anchor_samples(episode: Episode, card: SourceCard, options: Options) -> Iter
         spoken = [frame for frame in anchors if episode.utterances and episode.utterances[frame].strip()]
         if silent := len(anchors) - len(spoken):
             yield Dropped(f"{whole}_silent", "no verbal instruction", silent)
+        if not spoken:
+            return
         anchors = spoken
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as waiting:
         places: list[dict[str, tuple[int, int]] | None] = []

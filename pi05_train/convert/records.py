@@ -68,10 +68,9 @@ def episode_record(episode: Episode, card: SourceCard) -> EpisodeRecord | Droppe
             return Dropped(key, FRAME_COUNT)
         contents[f"{camera}.{suffix}"] = content
     header: dict[str, Any] = {"schema": SCHEMA} | {name: getattr(episode, name) for name in _PLAIN}
-    for name in ("task", "subtasks", "utterances"):
-        header[name] = header[name] if isinstance(header[name], str) else list(header[name])
-    if len(set(header["task"])) == 1 and not isinstance(header["task"], str):
-        header["task"] = header["task"][0]
+    header |= {name: list(header[name]) for name in ("subtasks", "utterances")}
+    tasks = [episode.task] if isinstance(episode.task, str) else list(episode.task)
+    header["task"] = tasks[0] if len(set(tasks)) == 1 else tasks
     header["members"] = {name: zlib.crc32(content) for name, content in contents.items()}
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     return EpisodeRecord(key, {"json": text} | contents)

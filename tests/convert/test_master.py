@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pi05_train.commands.main import main
 from pi05_train.convert.formats import opener
 from pi05_train.convert.rlds_datasets import DATASETS
 from pi05_train.convert.run import Conversion, convert
@@ -179,3 +180,19 @@ def test_nothing_trains_on_a_master_folder(tmp_path: Path) -> None:
 def test_only_robot_episodes_have_a_tier_master(name: str) -> None:
     with pytest.raises(UserError, match=f"format {name}, tier: got 'master'.*master is for lerobot, rlds, hdf5"):
         opener(name, "master")
+
+
+def test_the_commands_say_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = Dataset().write(tmp_path / "original")
+    whole, again = str(tmp_path / "whole"), tmp_path / "again"
+    ending = ["--name", "toy", "--kind", "CE", "--workers", "1"]
+    assert main(["data", "convert", "lerobot", str(original), whole, *ending, "--tier", "master"]) == 0
+    said = capsys.readouterr().out
+    assert f"To make samples of it: pi05 data convert master {whole} NEW_FOLDER" in said
+    assert "episodes" in said
+    assert "held out" not in said
+    assert main(["data", "index", f"{whole}/toy.yaml", "--root", str(tmp_path)]) == 2
+    assert "tier: got 'master' (whole episodes)" in capsys.readouterr().err
+    assert main(["data", "convert", "master", whole, str(again), *ending, "--stride", "2", "--image-size", "32"]) == 0
+    assert "- /source@sources.toy.card: toy" in capsys.readouterr().out
+    assert {path.name for path in again.iterdir()} >= {"toy.yaml", "index.json", "norm_stats.json", "lowdim.parquet"}
