@@ -30,6 +30,7 @@ from pi05_train.samples.shards import parse_sample
 PHRASED = "phrases"
 """`options.dataset` for instructions in fixed words."""
 _AGAIN = "restore the shard or convert the source again"
+_INDEX_AGAIN = "index the source with `pi05 data index`"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def open_source(path: Path, options: Options) -> AnnotatedSource:
     if options.kind == "WD" or (options.kind in ACTION_KINDS and not base.has_actions):
         expected = "HL or VI" + (f", or {', '.join(ACTION_KINDS)}" if base.has_actions else "")
         raise UserError(f"annotations of a {base.kind} source, kind", got=options.kind, expected=expected, do="choose")
-    index = _index_of(path)
+    shards, table = _index_of(path)
     hashes = f"index {_sha256(path / 'index.json')}"
     if options.dataset == PHRASED:
         if options.kind != "VI":
@@ -119,14 +120,14 @@ def open_source(path: Path, options: Options) -> AnnotatedSource:
     else:
         file = Path(options.dataset)
         annotations = read_annotations(file, base.cameras)
-        notes = _notes(path, base, annotations, options)
+        notes = _notes(_episodes(path, table), base, annotations, options)
         hashes += f", annotations {_sha256(file)}"
     notes = [f"Split and pictures are those of {base.name} ({base.origin or 'origin unknown'}).", *notes]
     origin = f"{base.name} with annotations {Path(options.dataset).name} ({hashes})"
     changes: dict[str, Any] = {} if options.kind in ACTION_KINDS else {"action_dim": 0, "delta_mask": []}
     changes |= {"samples": None, "download_gb": None, "convert": []}
     card = replace(base, name=options.name, kind=options.kind, shards="", origin=origin, **changes)
-    units = [Unit(number, str(shard["name"])) for number, shard in enumerate(index["shards"])]
+    units = [Unit(number, name) for number, name in enumerate(shards)]
     return AnnotatedSource(path, options, annotations, card, units, notes)
 
 
@@ -134,8 +135,7 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
-def _notes(folder: Path, base: SourceCard, annotations: Annotations, options: Options) -> list[str]:
-    there = set(np.unique(np.load(folder / "index.npy", mmap_mode="r")["episode"]).tolist())
+def _notes(there: set[int], base: SourceCard, annotations: Annotations, options: Options) -> list[str]:
     absent = sorted(annotations.segments.keys() - there)
     if absent and not options.allow_missing:
         raise UserError(
@@ -147,6 +147,15 @@ def _notes(folder: Path, base: SourceCard, annotations: Annotations, options: Op
     notes = [f"{len(absent)} annotated episodes are absent: {', '.join(map(str, absent[:10]))}."] if absent else []
     silent = len(there - annotations.segments.keys())
     return notes + ([f"{silent} of {len(there)} episodes have no annotation."] if silent else [])
+
+
+def _episodes(folder: Path, sha256: str) -> set[int]:
+    """Numbers of the episodes that the index lists."""
+    path = folder / "index.npy"
+    got = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
+    if got != sha256:
+        raise UserError(f"{path}, sha256", got=got, expected=sha256, do=_INDEX_AGAIN)
+    return set(np.unique(np.load(path, mmap_mode="r")["episode"]).tolist())
 
 
 def _card_of(folder: Path) -> SourceCard:
@@ -165,17 +174,22 @@ def _card_of(folder: Path) -> SourceCard:
     return card
 
 
-def _index_of(folder: Path) -> dict[str, Any]:
+def _index_of(folder: Path) -> tuple[list[str], str]:
+    """(The shards' names, all of them there in the indexed size; sha256 of the index's table)."""
     path = folder / "index.json"
     if not path.is_file():
-        raise UserError(f"annotated source {folder}", got="no index.json", expected="an index", do="pi05 data index it")
-    index: dict[str, Any] = json.loads(path.read_bytes())
-    for shard in index["shards"]:
-        got = (folder / shard["name"]).stat().st_size if (folder / shard["name"]).is_file() else "no such file"
-        if got != shard["size_bytes"]:
-            expected = f"{shard['size_bytes']} as indexed"
-            raise UserError(f"shard {folder / shard['name']}, bytes", got=got, expected=expected, do=_AGAIN)
-    return index
+        raise UserError(f"annotated source {folder}", got="no index.json", expected="an index", do=_INDEX_AGAIN)
+    try:
+        index = json.loads(path.read_bytes())
+        sizes = {str(shard["name"]): shard["size_bytes"] for shard in index["shards"]}
+        table = str(index["files"]["index.npy"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(str(path), got=repr(error), expected="an index", do=_INDEX_AGAIN) from error
+    for name, size in sizes.items():
+        got = (folder / name).stat().st_size if (folder / name).is_file() else "no such file"
+        if got != size:
+            raise UserError(f"shard {folder / name}, bytes", got=got, expected=f"{size} as indexed", do=_AGAIN)
+    return list(sizes), table
 
 
 def _shard_samples(path: Path) -> Iterator[Sample]:

@@ -77,9 +77,10 @@ class LeRobotSource:
                 provenance={"format": f"LeRobot {self.description.version}", "episode": unit.name},
             )
             yield from episode_samples(episode, self.card, self.options)
-        except (EpisodeError, VideoError) as error:
+        except (EpisodeError, VideoError, UnicodeDecodeError) as error:
+            reason = "text is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
             samples = self.options.samples_of(self.description.lengths[unit.number])
-            yield Dropped(f"{unit.number:08d}", str(error), max(samples, 1))
+            yield Dropped(f"{unit.number:08d}", reason, max(samples, 1))
 
     def _pictures(self, unit: Unit, feature: str, times_T: NDArray[np.float64]) -> Iterable[NDArray[np.uint8] | bytes]:
         """The episode's pictures of a camera; raises VideoError before any is decoded if there is not one per row."""

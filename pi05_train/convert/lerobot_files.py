@@ -258,7 +258,10 @@ def _texts(root: Path, plural: str, singular: str, where: str, *, optional: bool
             raise UserError(
                 place, got=table.column_names, expected=f"{number} and the text as index", do="fetch it again"
             )
-        pairs = zip(table[number].to_pylist(), table[texts[0]].to_pylist(), strict=True)
+        try:
+            pairs = list(zip(table[number].to_pylist(), table[texts[0]].to_pylist(), strict=True))
+        except UnicodeDecodeError as error:
+            refuse_table(place, error)
         return {int(index): text or "" for index, text in pairs if index is not None}
     if optional and not lines_path.is_file():
         return {}
@@ -284,7 +287,7 @@ def _json_lines(path: Path, where: str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(where, got="no such file", expected="one", do="fetch it")
     records = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow
 import pyarrow.parquet
@@ -143,8 +143,8 @@ def _blocks(file: Path, variants: Sequence[str], first: int) -> list[Block]:
     """The units of a file, [] where no chosen variant needs it."""
     try:
         table = pyarrow.parquet.ParquetFile(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(str(file), got=error, expected="a whole parquet file", do="fetch it again") from error
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        _refuse(file, error)
     with table:
         columns = set(table.schema_arrow.names)
         if "image_url" not in columns or not columns & {"caption", "points"}:
@@ -170,10 +170,15 @@ def _rows(block: Block) -> list[dict[str, Any]]:
         with pyarrow.parquet.ParquetFile(block.file) as table:
             columns = [name for name in COLUMNS if name in table.schema_arrow.names]
             group = table.read_row_group(block.group, columns=columns)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(str(block.file), got=error, expected="a whole parquet file", do="fetch it again") from error
-    rows: list[dict[str, Any]] = group.slice(block.start, block.rows).to_pylist()
+        rows: list[dict[str, Any]] = group.slice(block.start, block.rows).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        _refuse(block.file, error)
     return rows
+
+
+def _refuse(file: Path, error: Exception) -> NoReturn:
+    got = " ".join(str(error).split())
+    raise UserError(str(file), got=got, expected="a whole parquet file", do="fetch it again") from error
 
 
 def _size(content: bytes) -> tuple[int, int] | None:

@@ -143,7 +143,8 @@ def _describe(value: Value) -> str:
 
 
 def read_info(folder: Path) -> dict[str, Any]:
-    """`dataset_info.json`, or {} where there is none; refuses (UserError) files of another format than TFRecord."""
+    """`dataset_info.json`, or {} where there is none; refuses (UserError) a damaged one, and files of another format
+    than TFRecord."""
     path = folder / "dataset_info.json"
     if not path.is_file():
         return {}
@@ -151,7 +152,15 @@ def read_info(folder: Path) -> dict[str, Any]:
     kind = info.get("fileFormat", "tfrecord") if isinstance(info, dict) else type(info).__name__
     if kind != "tfrecord":
         raise UserError(f"{path}, fileFormat", got=kind, expected="tfrecord", do="prepare the data set as TFRecord")
+    splits = info.get("splits", [])
+    if not isinstance(splits, list) or not all(isinstance(entry, dict) and _counted(entry) for entry in splits):
+        raise UserError(f"{path}, splits", got=splits, expected="splits with their shardLengths", do=_AGAIN)
     return info
+
+
+def _counted(split: dict[str, Any]) -> bool:
+    lengths = split.get("shardLengths", [])
+    return isinstance(lengths, list) and all(str(length).isdecimal() for length in lengths)
 
 
 def splits_there(folder: Path) -> list[str]:

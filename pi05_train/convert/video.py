@@ -114,10 +114,10 @@ class _opened:  # noqa: N801 a context manager that is used as a function
             ) from error
         except av.error.FFmpegError as error:
             raise VideoError("video unreadable") from error
-        if not self.container.streams.video:
+        stream = next(iter(self.container.streams.video), None)
+        if stream is None or stream.codec_context is None:  # no video, or damaged into a codec that nobody knows
             self.container.close()
             raise VideoError("video unreadable")
-        stream = self.container.streams.video[0]
         stream.codec_context.thread_count = 1  # conversions run one process per core already
         stream.codec_context.options = {"err_detect": "explode"}  # by default H.264 hides damage under other pictures
         return self.container, stream

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,11 @@ from pi05_train.errors import UserError
 from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, KINDS
 
 TIERS = ("train", "master")
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "str": str, "int": int, "float": (int, float), "list[str]": list, "list[bool]": list,
+    "int | None": (int, type(None)), "float | None": (int, float, type(None)),
+}  # fmt: skip
+"""How a card's fields are annotated, and what YAML makes of them."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,18 @@ class SourceCard:
 
 
 def load_card(path: Path) -> SourceCard:
-    """The card in a YAML file, not checked; refuses (UserError) a file that is none."""
+    """The card in a YAML file, only its fields' types checked; refuses (UserError) a file that is none."""
     try:
-        return SourceCard(**yaml.safe_load(path.read_text()))
+        card = SourceCard(**yaml.safe_load(path.read_text()))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"source card {path}", got=" ".join(str(error).split()), expected="a card", do="correct it"
         ) from error
+    for field_ in fields(card):
+        value, kind = getattr(card, field_.name), _TYPES[str(field_.type)]
+        if not isinstance(value, kind):
+            raise UserError(f"source card {path}, {field_.name}", got=value, expected=field_.type, do="correct it")
+    return card
 
 
 def check_card(card: SourceCard) -> None:

@@ -29,6 +29,12 @@ from tests.convert.test_tars import tar_bytes
 from tests.synthetic import CARDS, synthetic_samples
 
 
+def replaced(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
 def of_another_width(values: pyarrow.ChunkedArray) -> pyarrow.Array:
     return pyarrow.array([[1.0, 2.0]] * len(values))
 
@@ -49,6 +55,12 @@ LEROBOT = {
             "cut table": (lambda r: cut(r / V2), {"table unreadable": 14}),
             "cut video": (lambda r: cut(r / VIDEO["v2.1"], 0.5), {"video unreadable": 14}),
             "cut metadata": (lambda r: cut(r / "meta/tasks.jsonl"), r"meta/tasks\.jsonl, line 2: got"),
+            "not UTF-8": (
+                lambda r: (r / "meta/episodes.jsonl").write_bytes(b'{"\xa4": 1}\n'), r"episodes\.jsonl, line 1: got",
+            ),
+            "unknown codec": (
+                lambda r: replaced(r / VIDEO["v2.1"], b"avc1", b"xyz1"), {"video unreadable": 14},
+            ),
             "foreign": (lambda r: edit_info(r, lambda i: i.update(codebase_version="v1.6")), "got 'v1.6', expected v2"),
             "dimensions": (
                 lambda r: rewrite(r / V2, column("action", of_another_width)), {"dimensions differ from the card": 14},
@@ -121,6 +133,10 @@ RLDS = Format(
         "other file format": (
             lambda r: edit_json(r / "dataset_info.json", lambda info: info.update(fileFormat="array_record")),
             "got array_record, expected tfrecord",
+        ),
+        "no lengths": (
+            lambda r: edit_json(r / "dataset_info.json", lambda i: i["splits"][0].update(shardLengths=[None, "2"])),
+            r"dataset_info\.json, splits: got",
         ),
         "dimensions": (wider_actions, r"steps/action: got shape \[8\], expected \[7\]"),
         "dimensions in a record": (rlds_actions(lambda a: a[:, :6]), "holds 24 float32 instead of 28 float32"),
@@ -207,7 +223,7 @@ ANNOTATIONS = Format(
         "cut shard": (lambda r: cut(r / "shard-000001.tar"), r"shard-000001\.tar, bytes: got .* as indexed"),
         "damaged shard": (damage_within("shard-000001.tar"), "sample .* of source toy_mobile.*convert .* again"),
         "cut index": (lambda r: cut(r / "index.json"), r"index\.json: got JSONDecodeError.*pi05 data index"),
-        "cut index table": (lambda r: cut(r / "index.npy"), r"index\.npy: got .*pi05 data index"),
+        "cut index table": (lambda r: cut(r / "index.npy"), r"index\.npy, sha256: got .*pi05 data index"),
         "foreign": (in_annotations(lambda c: c.update(schema=2)), "schema: got 2, expected 1"),
         "dimensions": (in_annotations(first_box(x_max=640)), "cup: got .*expected fractions"),
         "NaN": (in_annotations(first_box(x_max=float("nan"))), "cup: got .*expected fractions"),
@@ -238,6 +254,10 @@ MASTER = Format(
         "cut at an episode": (cut_at_an_episode, "episodes: got 2, expected 3 as conversion.json has it"),
         "damaged": (damage_within("shard-000001.tar"), r"shard-000001\.tar.*restore"),
         "cut card": (lambda r: cut(r / "whole.yaml", 0.05), r"source card .*whole\.yaml: got .*expected a card"),
+        "foreign card": (
+            lambda r: replaced(r / "whole.yaml", b"state_dim: 3", b"state_dim: many"),
+            "state_dim: got many, expected int",
+        ),
         "cut record": (lambda r: cut(r / "conversion.json"), r"conversion\.json: got .*what a conversion writes"),
         "foreign": (
             lambda r: edit_json(r / "conversion.json", lambda c: c["options"].update(tier="train")),

@@ -6,6 +6,7 @@ are kept; or the bad part is dropped and counted, and the good one comes out as 
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,45 @@ def test_bad_input_is_refused_in_a_sentence_or_dropped_and_counted(name: str, fa
         assert {reason: made.dropped.get(reason, 0) for reason in outcome} == outcome
         assert made.samples > 0
         assert made.samples_in == made.samples + sum(made.dropped.values())
+
+
+def damaged_somewhere(folder: Path, rng: random.Random) -> str:
+    """Cut, zero or change some file below the folder; which."""
+    path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size))
+    content = bytearray(path.read_bytes())
+    place = rng.randrange(len(content))
+    match rng.randrange(4):
+        case 0:
+            del content[place:]
+        case 1:
+            content[place : place + 64] = bytes(len(content[place : place + 64]))
+        case 2:
+            content[place:place] = rng.randbytes(5)
+        case 3:
+            for _ in range(rng.choice((1, 20))):
+                content[rng.randrange(len(content))] ^= rng.randrange(1, 256)
+    path.write_bytes(content)
+    return path.name
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_damage_is_refused_in_a_sentence_or_counted(name: str, tmp_path: Path) -> None:
+    """Whatever bytes a file holds: no other error comes than UserError, and every sample is accounted for."""
+    format_ = FORMATS[name]
+    inside = format_.write(tmp_path / "good").relative_to(tmp_path / "good")
+    for seed in range(10):
+        source, folder = tmp_path / f"source{seed}", tmp_path / f"toy{seed}"
+        shutil.copytree(tmp_path / "good", source)
+        where = damaged_somewhere(source, random.Random(seed))
+        try:
+            made = converted(format_, source / inside, folder)
+        except UserError as refused:
+            sentence, left = str(refused), finished(folder)
+        else:
+            sentence, left = "", []
+            assert made.samples_in == made.samples + sum(made.dropped.values()), where
+        assert "\n" not in sentence, where
+        assert not left, where
 
 
 @pytest.mark.parametrize("name", FORMATS)
