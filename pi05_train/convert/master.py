@@ -59,8 +59,11 @@ def open_source(path: Path, options: Options) -> MasterSource:
     """The master folder at `path`.
 
     Refuses (UserError) other folders, damaged or missing shards, another number of episodes than `conversion.json` has
-    (unless missing ones are allowed), and kinds that its card does not serve.
+    (unless missing ones are allowed), kinds that its card does not serve, and a `dataset`.
     """
+    if options.dataset:
+        got, expected = repr(options.dataset), "nothing: it was chosen when the folder was made"
+        raise UserError("conversion, dataset", got=got, expected=expected, do="leave it out")
     made = _conversion(path)
     base = load_card(path / f"{made['options']['name']}.yaml")
     if options.kind == "WD" or (options.kind in ACTION_KINDS and not base.has_actions):
@@ -74,12 +77,13 @@ def open_source(path: Path, options: Options) -> MasterSource:
             expected=f"{made['samples']} as conversion.json has it",
             do="restore its shards, or take what is there with --allow-missing",
         )
-    silent: dict[str, Any] = {"action_dim": 0, "control_mode": "", "rate_hz": 0.0, "delta_mask": []}
-    changes = {} if options.kind in ACTION_KINDS else silent
+    changes: dict[str, Any] = {"tier": "train", "samples": None, "download_gb": None, "convert": []}
+    if options.kind not in ACTION_KINDS:
+        changes |= {"action_dim": 0, "control_mode": "", "rate_hz": 0.0, "delta_mask": []}
     absent = made["samples"] - len(places)
     return MasterSource(
         options=options,
-        card=replace(base, name=options.name, kind=options.kind, shards="", tier="train", **changes),
+        card=replace(base, name=options.name, kind=options.kind, shards="", **changes),
         places=places,
         units=[Unit(number, f"episode {number}") for number in sorted(places)],
         notes=[

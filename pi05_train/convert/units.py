@@ -95,6 +95,7 @@ def unit_samples(source: ForeignSource, unit: Unit, options: Options) -> Iterato
         if isinstance(sample, Sample):
             sample = replace(sample, provenance=policy | sample.provenance)
             check_sample(sample, source.card)
+        assert isinstance(sample, Dropped) or isinstance(sample, EpisodeRecord) == (options.tier == "master")
         yield sample
 
 

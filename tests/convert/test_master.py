@@ -176,6 +176,32 @@ def test_nothing_trains_on_a_master_folder(tmp_path: Path) -> None:
     check_card(SourceCard(**yaml.safe_load((tmp_path / "again" / "toy.yaml").read_text())))
 
 
+def test_what_a_master_folder_cannot_give_is_refused(tmp_path: Path) -> None:
+    original = Dataset("v3.0", stored="bytes", extra=LANGUAGE).write(tmp_path / "original")
+    made("lerobot", original, tmp_path / "arm", tier="master")
+    made("lerobot", original, tmp_path / "words", tier="master", kind="HL")
+    for folder, changes, sentence in (
+        ("arm", {"kind": "WD"}, "folder of kind CE, kind: got WD, expected HL or VI, or MM, ME, CE"),
+        ("words", {"kind": "CE"}, "folder of kind HL, kind: got CE, expected HL or VI;"),
+        ("arm", {"dataset": "droid"}, "dataset: got 'droid', expected nothing"),
+        ("original", {}, "got no conversion.json, expected a folder made with --tier master"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            made("master", tmp_path / folder, tmp_path / "again", **changes)
+    assert not (tmp_path / "again").exists()
+
+
+def test_what_is_left_of_a_master_folder_is_taken_on_request(tmp_path: Path) -> None:
+    original = Dataset(stored="bytes").write(tmp_path / "original")
+    made("lerobot", original, tmp_path / "whole", tier="master", samples_per_shard=1)
+    (tmp_path / "whole" / "shard-000001.tar").unlink()
+    with pytest.raises(UserError, match=r"episodes: got 2, expected 3 as conversion.json has it.*--allow-missing"):
+        made("master", tmp_path / "whole", tmp_path / "again")
+    again = made("master", tmp_path / "whole", tmp_path / "again", allow_missing=True)
+    assert again.units == 2
+    assert "1 episodes of the master folder are absent." in again.notes
+
+
 @pytest.mark.parametrize("name", ["coco", "webdataset", "annotations", "master"])
 def test_only_robot_episodes_have_a_tier_master(name: str) -> None:
     with pytest.raises(UserError, match=f"format {name}, tier: got 'master'.*master is for lerobot, rlds, hdf5"):
