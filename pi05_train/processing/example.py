@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pi05_train.model.batch import Batch, SegmentInfo
+from pi05_train.model.batch import Batch, ImageChanges, SegmentInfo
 from pi05_train.model.config import ModelConfig
+from pi05_train.processing.augmentation import UNCHANGED, Change
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Example:
     key: str
     state: NDArray[np.float32] | None = None
     """[D] normalised, zero padded; None where the sample or the model has none."""
+    changes: Sequence[Change] = ()
+    """What is still to be done with each image, none at all where there is nothing to do with any."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def pack(
             SegmentInfo(source=e.source, kind=e.kind, key=e.key, draw=index)
             for e, index in zip(examples, draw_indices, strict=True)
         ),
+        changes=_pack_changes(examples),
     )
 
 
@@ -113,6 +117,15 @@ def _pack_actions(examples: Sequence[Example], draws: Sequence[FlowDraws | None]
         "noise_AKHD": _stack([None if draw is None else draw.noise_KHD for draw in flow], torch.float32, shape),
         "time_AK": _stack([None if draw is None else draw.time_K for draw in flow], torch.float32, ()),
     }
+
+
+def _pack_changes(examples: Sequence[Example]) -> ImageChanges | None:
+    changes = [c for e in examples for c in e.changes or [UNCHANGED] * len(e.images)]
+    assert len(changes) == sum(len(example.images) for example in examples), "an example changes some of its images"
+    if all(change is UNCHANGED for change in changes):
+        return None
+    crops, colours = (np.stack(rows) for rows in zip(*((c.crop, c.colours) for c in changes), strict=True))
+    return ImageChanges(torch.from_numpy(crops), torch.from_numpy(colours))
 
 
 def _state(example: Example, model: ModelConfig) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ Shape letters: H horizon, D the model's action dims (padded), C H W picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from pi05_train.errors import UserError
 from pi05_train.model.config import ModelConfig
-from pi05_train.processing.augmentation import augment
+from pi05_train.processing.augmentation import SAME_PLACE, UNCHANGED, Change, draw_change
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.example import Example
 from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
@@ -76,7 +77,7 @@ class Processor:
     def __call__(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Example:
         """The training or evaluation example of a sample; `key` alone decides its augmentation."""
         card = self._card(sample.source)
-        images, boxes = self._images(sample, card, key if training else None)
+        images, changes, boxes = self._images(sample, card, key if training else None)
         state = self._state(sample)
         chunk = mask = None
         if sample.kind in ACTION_KINDS:
@@ -87,7 +88,7 @@ class Processor:
             chunk = mask = None
         where = (sample.source, sample.kind, sample.key)
         ids = (sequence.prefix_ids, sequence.target_ids)
-        return Example(images, *ids, chunk, mask, *where, self._state_row(state))
+        return Example(images, *ids, chunk, mask, *where, self._state_row(state), changes)
 
     def count(self, sample: Sample) -> tuple[int, int]:
         """(prompt and target tokens, pictures) of the sample's example; no picture is looked at.
@@ -108,7 +109,7 @@ class Processor:
 
     def prompt_only(self, sample: Sample) -> Example:
         """The prefix of a sample, nothing to learn from: no target, no actions, no augmentation."""
-        images, boxes = self._images(sample, self._card(sample.source), None)
+        images, _, boxes = self._images(sample, self._card(sample.source), None)
         state = self._state(sample)
         where = (sample.source, sample.kind, sample.key)
         return Example(images, self._prompt(sample, state, boxes), [], None, None, *where, self._state_row(state))
@@ -141,47 +142,29 @@ class Processor:
             native_dim=self._card(source).action_dim,
         )
 
-    def _images(self, sample: Sample, card: SourceCard, key: tuple[int, ...] | None) -> tuple[list[Tensor], list[Box]]:
-        """Pictures in `CAMERAS` order, and the boxes that are still on them, in the sample's order."""
+    def _images(
+        self, sample: Sample, card: SourceCard, key: tuple[int, ...] | None
+    ) -> tuple[list[Tensor], list[Change], list[Box]]:
+        """Pictures in `CAMERAS` order, what is still to be done with each, and the boxes that will then be on them."""
         size = self.model.vision.image_size
         images: list[Tensor] = []
+        changes: list[Change] = []
         moves: dict[str, BoxTransform] = {}
         for camera in CAMERAS:
-            if camera not in card.cameras:
-                continue
-            if camera not in sample.images:
-                if self.model.pi0_fast_quirks:
-                    images.append(torch.zeros(3, size, size, dtype=torch.uint8))
-                continue
-            where = f"{sample.source}, sample {sample.key}, {camera}"
-            image, move = resize_with_pad(decode_jpeg(sample.images[camera], where), size, size)
-            if key is not None and self.augmentation is not None and self.augmentation.enabled:
-                image, move = self._augmented(image, move, sample, camera, key, self.augmentation)
-            images.append(image)
-            moves[camera] = move
+            if camera in sample.images and camera in card.cameras:
+                where = f"{sample.source}, sample {sample.key}, {camera}"
+                image, move = resize_with_pad(decode_jpeg(sample.images[camera], where), size, size)
+                change = UNCHANGED
+                if key is not None and self.augmentation is not None and self.augmentation.enabled:
+                    change, move = _draw_change(sample, camera, move, key, self.augmentation, size)
+                images.append(image)
+                changes.append(change)
+                moves[camera] = move
+            elif camera in card.cameras and self.model.pi0_fast_quirks:
+                images.append(torch.zeros(3, size, size, dtype=torch.uint8))
+                changes.append(UNCHANGED)
         moved = [moves[box.camera].apply(box) for box in sample.boxes if box.camera in moves]
-        return images, [box for box in moved if box is not None]
-
-    @staticmethod
-    def _augmented(
-        image: Tensor,
-        move: BoxTransform,
-        sample: Sample,
-        camera: str,
-        key: tuple[int, ...],
-        config: AugmentationConfig,
-    ) -> tuple[Tensor, BoxTransform]:
-        """Augmentation that never contradicts the text.
-
-        Positions stay where a box would leave the picture, and where the text holds position tokens of its own.
-        """
-        own_positions = "<loc" in sample.question + sample.answer
-        changed, change = augment(image, camera, key, config, geometric=not own_positions)
-        after = move.then(change)
-        boxes = [box for box in sample.boxes if box.camera == camera and move.apply(box) is not None]
-        if any(after.apply(box) is None for box in boxes):
-            return augment(image, camera, key, config, geometric=False)[0], move
-        return changed, after
+        return images, changes, [box for box in moved if box is not None]
 
     def _state(self, sample: Sample) -> NDArray[np.float64] | None:
         """The normalised state [state_dim]; None for a source without state or without its statistics."""
@@ -270,3 +253,23 @@ class Processor:
                     expected=f"{dims}",
                     do="compute them anew",
                 )
+
+
+def _draw_change(
+    sample: Sample, camera: str, move: BoxTransform, key: tuple[int, ...], config: AugmentationConfig, size: int
+) -> tuple[Change, BoxTransform]:
+    """Augmentation that never contradicts the text, and where the boxes of the stored picture go after `move`.
+
+    Positions stay where a box would leave the picture, and where the text holds position tokens of its own.
+    """
+    change = draw_change(camera, key, config, size)
+    in_place = replace(change, crop=SAME_PLACE)
+    if "<loc" in sample.question or "<loc" in sample.answer:
+        return in_place, move
+    boxes = [box for box in sample.boxes if box.camera == camera]
+    if not boxes:
+        return change, move
+    after = move.then(change.of_boxes())
+    if any(after.apply(box) is None for box in boxes if move.apply(box) is not None):
+        return in_place, move
+    return change, after

@@ -23,6 +23,7 @@ from pi05_train.data.schedule import Schedule
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig
+from pi05_train.processing.augmentation import augmented
 from pi05_train.processing.example import Example
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
@@ -110,6 +111,9 @@ def test_micro_batches_are_the_global_batch_in_slot_order(world: World, processo
         assert [(segment.source, segment.key, segment.draw) for segment in segments] == drawn
         for name in ("images_ICHW", "token_ids_N", "actions_AHD", "noise_AKHD", "time_AK"):
             assert torch.equal(torch.cat([getattr(batch, name) for batch in parts]), getattr(whole[0], name)), name
+        assert torch.equal(
+            torch.cat([augmented(batch).images_ICHW for batch in parts]), augmented(whole[0]).images_ICHW
+        )
 
 
 def test_read_groups_arrive_whole_in_micro_batches(world: World, processor: Processor, tmp_path: Path) -> None:
