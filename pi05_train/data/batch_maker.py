@@ -12,7 +12,6 @@ from functools import partial
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from pi05_train.data.permutation import digest
@@ -98,7 +97,7 @@ def make_flow_draws(seed: int, source: str, draw: int, count: int, model: ModelC
         np.random.Generator(np.random.Philox(key=np.frombuffer(part, "<u8"))) for part in (key[:16], key[16:])
     )
     shape = (count, model.action_horizon, model.action_dim)
-    time_K = flow_time(torch.from_numpy(time.random(count))).numpy().astype(np.float32)
+    time_K = flow_time(time.random(count)).astype(np.float32)
     noise_KHD = noise.standard_normal(shape, dtype=np.float32)
     noise_KHD[..., dims:] = 0
     return FlowDraws(noise_KHD, time_K)

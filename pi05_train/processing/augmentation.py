@@ -102,7 +102,7 @@ def augmented(batch: Batch) -> Batch:
     """
     if batch.changes is None:
         return batch
-    images_ICHW = batch.images_ICHW.clone()
+    images_ICHW = batch.images_ICHW.clone(memory_format=torch.contiguous_format)
     crops, colours = batch.changes.crops_I23.numpy(), batch.changes.colours_I4.numpy()
     moves, recolours = (crops != SAME_PLACE).any((1, 2)), (colours != SAME_COLOURS).any(1)
     for moved, recoloured in ((True, False), (True, True), (False, True)):

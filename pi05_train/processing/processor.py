@@ -19,7 +19,7 @@ from pi05_train.model.config import ModelConfig
 from pi05_train.processing.augmentation import SAME_PLACE, UNCHANGED, Change, draw_change
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.example import Example
-from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
+from pi05_train.processing.images import IN_PLACE, BoxTransform, decode_jpeg, resize_with_pad
 from pi05_train.processing.limit import TokenLimit, TokenSequence
 from pi05_train.processing.normalisation import NormStats, to_absolute, unnormalise
 from pi05_train.processing.numbers import checked, normalised_chunk, normalised_state
@@ -102,7 +102,7 @@ class Processor:
             stats = self._statistics(sample.source, "actions")
             chunk, _ = normalised_chunk(sample, card, stats, self.model, self.normalisation)
         boxes = [box for box in sample.boxes if box.camera in sample.images and box.camera in card.cameras]
-        on_picture = [box for box in map(BoxTransform.identity().apply, boxes) if box is not None]
+        on_picture = [box for box in map(IN_PLACE.apply, boxes) if box is not None]
         sequence = self._sequence(sample, card, self._state(sample), chunk, on_picture)
         cameras = [camera for camera in card.cameras if camera in sample.images or self.model.pi0_fast_quirks]
         return len(sequence.prefix_ids) + len(sequence.target_ids), len(cameras)
@@ -263,13 +263,12 @@ def _draw_change(
     Positions stay where a box would leave the picture, and where the text holds position tokens of its own.
     """
     change = draw_change(camera, key, config, size)
-    in_place = replace(change, crop=SAME_PLACE)
     if "<loc" in sample.question or "<loc" in sample.answer:
-        return in_place, move
+        return replace(change, crop=SAME_PLACE), move
     boxes = [box for box in sample.boxes if box.camera == camera]
     if not boxes:
         return change, move
     after = move.then(change.of_boxes())
     if any(after.apply(box) is None for box in boxes if move.apply(box) is not None):
-        return in_place, move
+        return replace(change, crop=SAME_PLACE), move
     return change, after
