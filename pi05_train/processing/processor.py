@@ -6,7 +6,7 @@ Shape letters: H horizon, D the model's action dims (padded), C H W picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,19 @@ from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, Box, Sample
 from pi05_train.tokenization.tokens import Tokens
 
 Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A sample whose pictures have been decoded."""
+
+    sample: Sample
+    images: list[Tensor]
+    """uint8 [3, S, S] each, in `CAMERAS` order."""
+    changes: list[Change]
+    """What is still to be done with each."""
+    boxes: list[Box]
+    """Those that will then be on the pictures, in the sample's order."""
 
 
 class Processor:
@@ -76,19 +89,26 @@ class Processor:
 
     def __call__(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Example:
         """The training or evaluation example of a sample; `key` alone decides its augmentation."""
-        card = self._card(sample.source)
-        images, changes, boxes = self._images(sample, card, key if training else None)
-        state = self._state(sample)
+        return self.example(self.pictures(sample, key=key, training=training))
+
+    def pictures(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Pictures:
+        """The first half of an example: the only one that fails for what is inside of an image."""
+        return self._pictures(sample, key if training else None)
+
+    def example(self, pictures: Pictures) -> Example:
+        """The second half of an example: tokens and actions."""
+        sample = pictures.sample
+        card, state = self._card(sample.source), self._state(sample)
         chunk = mask = None
         if sample.kind in ACTION_KINDS:
             stats = self._statistics(sample.source, "actions")
             chunk, mask = normalised_chunk(sample, card, stats, self.model, self.normalisation)
-        sequence = self._sequence(sample, card, state, chunk, boxes)
+        sequence = self._sequence(sample, card, state, chunk, pictures.boxes)
         if not self.stage_has_expert:
             chunk = mask = None
         where = (sample.source, sample.kind, sample.key)
         ids = (sequence.prefix_ids, sequence.target_ids)
-        return Example(images, *ids, chunk, mask, *where, self._state_row(state), changes)
+        return Example(pictures.images, *ids, chunk, mask, *where, self._state_row(state), pictures.changes)
 
     def count(self, sample: Sample) -> tuple[int, int]:
         """(prompt and target tokens, pictures) of the sample's example; no picture is looked at.
@@ -109,10 +129,10 @@ class Processor:
 
     def prompt_only(self, sample: Sample) -> Example:
         """The prefix of a sample, nothing to learn from: no target, no actions, no augmentation."""
-        images, _, boxes = self._images(sample, self._card(sample.source), None)
-        state = self._state(sample)
+        pictures, state = self._pictures(sample, None), self._state(sample)
+        prompt = self._prompt(sample, state, pictures.boxes)
         where = (sample.source, sample.kind, sample.key)
-        return Example(images, self._prompt(sample, state, boxes), [], None, None, *where, self._state_row(state))
+        return Example(pictures.images, prompt, [], None, None, *where, self._state_row(state))
 
     def flow_dims(self, source: str) -> int:
         """How many leading action dims of a source take part in the flow: its own, or all in openpi's objective.
@@ -142,10 +162,9 @@ class Processor:
             native_dim=self._card(source).action_dim,
         )
 
-    def _images(
-        self, sample: Sample, card: SourceCard, key: tuple[int, ...] | None
-    ) -> tuple[list[Tensor], list[Change], list[Box]]:
-        """Pictures in `CAMERAS` order, what is still to be done with each, and the boxes that will then be on them."""
+    def _pictures(self, sample: Sample, key: tuple[int, ...] | None) -> Pictures:
+        """Without a key nothing is augmented."""
+        card = self._card(sample.source)
         size = self.model.vision.image_size
         images: list[Tensor] = []
         changes: list[Change] = []
@@ -164,7 +183,7 @@ class Processor:
                 images.append(torch.zeros(3, size, size, dtype=torch.uint8))
                 changes.append(UNCHANGED)
         moved = [moves[box.camera].apply(box) for box in sample.boxes if box.camera in moves]
-        return images, changes, [box for box in moved if box is not None]
+        return Pictures(sample, images, changes, [box for box in moved if box is not None])
 
     def _state(self, sample: Sample) -> NDArray[np.float64] | None:
         """The normalised state [state_dim]; None for a source without state or without its statistics."""
