@@ -2,7 +2,8 @@
 
 A robot's samples (`benchmarks/robot_world.py`: three cameras of 224 pixels, a state and 50 actions of 14 joints) come
 
-- raw: one read of the sample's bytes and its JPEG pictures decoded, by the decoder that the loader uses;
+- raw: one read of the sample's bytes and its JPEG pictures decoded, by simplejpeg as the loader does it, or by Pillow
+  as the peers do;
 - out of our loader in a fully shuffled order, checksums verified: as decoded samples, which is what the others give;
   as packed batches of a stage that trains the flow alone; and as packed batches with FAST tokens of the 50 actions
   (padded to 32 dims) as well;
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import os
 import platform
 import statistics
@@ -43,6 +45,7 @@ import numpy as np
 import PIL
 import simplejpeg
 import torch
+from PIL import Image
 
 from benchmarks.robot_world import CARD, write_robot_world
 from pi05_train.data.loader import make_loader
@@ -67,7 +70,11 @@ def milliseconds_each(parts: Iterator[int], samples: int) -> float:
     return (time.process_time() - start) / taken * 1e3
 
 
-def raw(reader: Reader, schedule: Schedule, seed: int) -> Iterator[int]:
+def by_pillow(jpeg: bytes) -> None:
+    np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def raw(reader: Reader, schedule: Schedule, seed: int, decode: Callable[[bytes], object]) -> Iterator[int]:
     """Each drawn sample is read, and its pictures decoded."""
     index = reader.mixture.indexes[CARD.name]
     for step in count(seed):
@@ -77,7 +84,7 @@ def raw(reader: Reader, schedule: Schedule, seed: int) -> Iterator[int]:
                 file.seek(int(index.records["offset"][row]))
                 content = file.read(int(index.records["length"][row]))
             for part in content.split(b"\xff\xd8\xff")[1:]:
-                decode_jpeg(b"\xff\xd8\xff" + part)
+                decode(b"\xff\xd8\xff" + part)
             yield 1
 
 
@@ -133,10 +140,11 @@ def contestants(root: Path, processor: Processor, options: argparse.Namespace) -
     flow_only.stage_has_text = False
     samples, shards = options.samples, root / CARD.shards
     measured = {
-        "raw": lambda i: milliseconds_each(raw(reader, schedule, i), samples),
+        "raw": lambda i: milliseconds_each(raw(reader, schedule, i, decode_jpeg), samples),
+        "raw, by Pillow": lambda i: milliseconds_each(raw(reader, schedule, i, by_pillow), samples),
         "ours, decoded samples": lambda i: milliseconds_each(decoded(reader, schedule, i), samples),
-        "ours, flow": lambda i: milliseconds_each(loaded(reader, schedule, flow_only, root, i), samples),
-        "ours, text, FAST and flow": lambda i: milliseconds_each(loaded(reader, schedule, processor, root, i), samples),
+        "ours, flow batches": lambda i: milliseconds_each(loaded(reader, schedule, flow_only, root, i), samples),
+        "ours, FAST batches": lambda i: milliseconds_each(loaded(reader, schedule, processor, root, i), samples),
     }
     if options.peers:
         measured |= {
@@ -169,14 +177,14 @@ def main() -> None:
         measured = contestants(root, processor, options)
         rounds = [{name: measure(i) for name, measure in measured.items()} for i in range(options.rounds)]
     ours = [name for name in measured if name.startswith("ours")]
-    print(f"{'median milliseconds per sample (range)':47s} samples/s  samples/s of ours over this one's:")
-    print(f"{'':58s}" + "".join(f"{name.removeprefix('ours, '):>18s}" for name in ours))
+    print("processor time per sample: median and range, samples/s per core; rate over it of", "; ".join(ours))
     for name in measured:
         times = [one[name] for one in rounds]
         ratios = [statistics.median(one[name] / one[mine] for one in rounds) for mine in ours]
+        middle = statistics.median(times)
         print(
-            f"{name:24s} {statistics.median(times):7.3f} ({min(times):.3f} to {max(times):.3f})"
-            f"{1e3 / statistics.median(times):14.0f}" + "".join(f"{ratio:18.2f}" for ratio in ratios)
+            f"{name:22s}{middle:7.3f} ms ({min(times):.3f} to {max(times):.3f}){1e3 / middle:10.0f}   "
+            + " ".join(f"{ratio:6.2f}" for ratio in ratios)
         )
 
 

@@ -109,7 +109,7 @@ def augmented(batch: Batch) -> Batch:
         chosen = np.flatnonzero((moves == moved) & (recolours == recoloured))
         for start in range(0, len(chosen), _TOGETHER):
             part = chosen[start : start + _TOGETHER]
-            rows = torch.from_numpy(part).to(images_ICHW.device)
+            rows = torch.from_numpy(part).to(images_ICHW.device, non_blocking=True)
             pixels = images_ICHW[rows].to(torch.float32)
             if moved:
                 pixels = resample(pixels, crops[part])
@@ -149,12 +149,15 @@ def recolour(pixels_ICHW: Tensor, colours_I4: Floats) -> Tensor:
     chroma[:, 1, 2] = -chroma[:, 2, 1]
     matrices = (brightness * contrast)[:, None, None] * (YIQ_TO_RGB @ chroma @ RGB_TO_YIQ)
     from_red, from_green, from_blue = _on_device(matrices, pixels_ICHW)[..., None, None].unbind(2)
-    means_IC = pixels_ICHW.mean((2, 3), dtype=torch.float64)
-    luminance_I = (means_IC * torch.from_numpy(LUMA).to(means_IC.device)).sum(1)
-    offsets_I = luminance_I * torch.from_numpy((1.0 - contrast) * brightness).to(means_IC.device)
+    weights_C, stretches_I = (
+        torch.from_numpy(numbers).to(pixels_ICHW.device, non_blocking=True)
+        for numbers in (LUMA, (1.0 - contrast) * brightness)
+    )
+    luminances_I = (pixels_ICHW.mean((2, 3), dtype=torch.float64) * weights_C).sum(1)
+    offsets_I = (stretches_I * luminances_I).to(torch.float32)
     red, green, blue = (channel[:, None] for channel in pixels_ICHW.unbind(1))
-    return from_red * red + from_green * green + from_blue * blue + offsets_I.float()[:, None, None, None]
+    return from_red * red + from_green * green + from_blue * blue + offsets_I[:, None, None, None]
 
 
 def _on_device(numbers: Floats, like: Tensor) -> Tensor:
-    return torch.from_numpy(numbers).to(torch.float32).to(like.device)
+    return torch.from_numpy(numbers).to(torch.float32).to(like.device, non_blocking=True)
