@@ -25,9 +25,9 @@ from pi05_train.convert.pictures import PictureError, png
 from pi05_train.convert.source import Dropped, EpisodeRecord, Options
 from pi05_train.convert.video import Footage, VideoError, frame_stamps
 from pi05_train.errors import UserError
+from pi05_train.samples.archive import write_archive
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import CAMERAS, Sample
-from pi05_train.samples.shards import npz_bytes
 
 SCHEMA = "master 1"
 _PLAIN: Mapping[str, type | tuple[type, ...]] = {
@@ -54,7 +54,7 @@ def episode_record(episode: Episode, card: SourceCard) -> EpisodeRecord | Droppe
     key = f"{episode.number:08d}"
     if reason := episode_fault(episode, card):
         return Dropped(key, reason)
-    contents = {"lowdim.npz": npz_bytes({"state": episode.state, "actions": episode.actions})}
+    contents = {"lowdim.npz": write_archive({"state": episode.state, "actions": episode.actions})}
     for camera in (camera for camera in CAMERAS if camera in episode.cameras):
         pictures = episode.cameras[camera]
         if isinstance(pictures, Footage):

@@ -20,6 +20,7 @@ from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
 from pi05_train.objective.config import ObjectiveConfig
 from pi05_train.objective.losses import Counts, count, total_loss
+from pi05_train.processing.augmentation import augmented
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -107,7 +108,7 @@ class SingleEngine:
         counts = Counts(text=sum(part.text for part in parts), flow=sum(part.flow for part in parts))
         losses, total = [], torch.zeros((), device=self._device)
         for batch in micro_batches:
-            on_device = batch.to(self._device)
+            on_device = augmented(batch.to(self._device))
             with self._compute():
                 output = self._model(on_device, insulation=self._objective.insulation)
                 terms = total_loss(output, on_device, self._objective, counts)

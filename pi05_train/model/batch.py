@@ -29,6 +29,19 @@ class SegmentInfo:
 
 
 @dataclass(frozen=True)
+class ImageChanges:
+    """What an engine still does with each image before the network sees it; on the host, whatever the batch's device.
+
+    The network never looks at it, and is given no batch that has it.
+    """
+
+    crops_I23: Tensor
+    """float64: where in the image (fractions x, y) a position of the changed one is read; the identity leaves it."""
+    colours_I4: Tensor
+    """float64: factors of brightness, contrast and saturation and the hue's turn in radians; 1, 1, 1, 0 leaves them."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Packed examples of one micro-step."""
 
@@ -60,6 +73,8 @@ class Batch:
     states_BD: Tensor
     """float32, normalised and zero padded; zeros where there is none. Only a model with a state token looks at it."""
     segments: tuple[SegmentInfo, ...]
+    changes: ImageChanges | None = None
+    """None: the images are as the network shall see them."""
 
     @property
     def num_segments(self) -> int:

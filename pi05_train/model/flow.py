@@ -9,11 +9,16 @@ Shape letters: A segments with actions, K flow draws, H horizon, D action dims, 
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pi05_train.model.precision import at_least_float32
+
+Numbers = TypeVar("Numbers", Tensor, NDArray[np.float64])
 
 _SHORTEST_PERIOD = 4e-3
 _LONGEST_PERIOD = 4.0
@@ -30,7 +35,7 @@ def flow_target(actions_AHD: Tensor, noise_AKHD: Tensor) -> Tensor:
     return noise_AKHD - actions_AHD[:, None]
 
 
-def flow_time(uniform: Tensor) -> Tensor:
+def flow_time(uniform: Numbers) -> Numbers:
     """Times in (0, 1] from uniform numbers in [0, 1): Beta(1.5, 1) by its inverse, squeezed into [0.001, 1].
 
     The density grows like sqrt(t): noisy times are favoured (mean 0.6).

@@ -66,6 +66,6 @@ class VisionTower(nn.Module):
     def _embed(self, images_ICHW: Tensor) -> Tensor:
         weight = self.patch_embedding.weight
         with torch.autocast(weight.device.type, enabled=False):
-            pixels = images_ICHW.to(weight.dtype) / 255 * 2 - 1
+            pixels = images_ICHW.contiguous().to(weight.dtype) / 255 * 2 - 1
             patches: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding
         return patches.to(compute_dtype(weight))

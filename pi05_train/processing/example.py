@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pi05_train.model.batch import Batch, SegmentInfo
+from pi05_train.model.batch import Batch, ImageChanges, SegmentInfo
 from pi05_train.model.config import ModelConfig
+from pi05_train.processing.augmentation import UNCHANGED, Change
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Example:
     key: str
     state: NDArray[np.float32] | None = None
     """[D] normalised, zero padded; None where the sample or the model has none."""
+    changes: Sequence[Change] = ()
+    """What is still to be done with each image, none at all where there is nothing to do with any."""
 
 
 @dataclass(frozen=True)
@@ -54,43 +57,55 @@ def pack(
 ) -> Batch:
     """One micro-step's batch, nothing padded. A draw may be None where its example has no actions."""
     assert len(examples) == len(draws) == len(draw_indices) > 0
-    lengths = [(len(e.images) * model.vision.tokens_per_image, len(e.prefix_ids), len(e.target_ids)) for e in examples]
-    totals = torch.tensor([sum(parts) for parts in lengths])
-    starts = (totals.cumsum(0) - totals).tolist()
-    no_images = torch.empty(0, 3, model.vision.image_size, model.vision.image_size, dtype=torch.uint8)
-    images = [image for example in examples for image in example.images]
-    labels = [token for example in examples for token in example.target_ids]
+    tokens = model.vision.tokens_per_image
+    images_B, prompts_B, targets_B = np.array(
+        [(len(e.images) * tokens, len(e.prefix_ids), len(e.target_ids)) for e in examples], dtype=np.int64
+    ).T
+    prefixes_B, lengths_B = images_B + prompts_B, images_B + prompts_B + targets_B
+    starts_B = lengths_B.cumsum() - lengths_B
+    token_ids_N = _token_ids(examples, starts_B + images_B, int(lengths_B.sum()))
+    label_rows_L = _ranges(starts_B + prefixes_B - 1, targets_B)
     return Batch(
-        images_ICHW=torch.stack(images) if images else no_images,
-        image_rows_V=_ranges([(start, parts[0]) for start, parts in zip(starts, lengths, strict=True)]),
-        token_ids_N=_long([i for e, (v, _, _) in zip(examples, lengths, strict=True) for i in _row_ids(e, v)]),
-        positions_N=_ranges([(0, sum(parts)) for parts in lengths]),
-        prefix_lengths=tuple(v + p for v, p, _ in lengths),
-        target_lengths=tuple(t for _, _, t in lengths),
-        label_rows_L=_ranges([(start + v + p - 1, t) for start, (v, p, t) in zip(starts, lengths, strict=True)]),
-        labels_L=_long(labels),
-        label_segments_L=_long([i for i, (_, _, t) in enumerate(lengths) for _ in range(t)]),
+        images_ICHW=_pack_images([image for example in examples for image in example.images], model),
+        image_rows_V=_ranges(starts_B, images_B),
+        token_ids_N=token_ids_N,
+        positions_N=_ranges(np.zeros_like(starts_B), lengths_B),
+        prefix_lengths=tuple(prefixes_B.tolist()),
+        target_lengths=tuple(targets_B.tolist()),
+        label_rows_L=label_rows_L,
+        labels_L=token_ids_N[label_rows_L + 1],
+        label_segments_L=torch.from_numpy(np.repeat(np.arange(len(examples)), targets_B)),
         **_pack_actions(examples, draws, model),
         states_BD=_stack([_state(example, model) for example in examples], torch.float32, (model.action_dim,)),
         segments=tuple(
             SegmentInfo(source=e.source, kind=e.kind, key=e.key, draw=index)
             for e, index in zip(examples, draw_indices, strict=True)
         ),
+        changes=_pack_changes(examples),
     )
 
 
-def _row_ids(example: Example, image_tokens: int) -> list[int]:
-    assert example.prefix_ids, example.key
-    return [0] * image_tokens + example.prefix_ids + example.target_ids
+def _pack_images(images: Sequence[Tensor], model: ModelConfig) -> Tensor:
+    """[I, C, H, W] with the colours last in memory, as the decoder writes them, so that whole pictures are copied."""
+    if not images:
+        return torch.empty(0, 3, model.vision.image_size, model.vision.image_size, dtype=torch.uint8)
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
-def _long(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)
+def _token_ids(examples: Sequence[Example], starts: NDArray[np.int64], rows: int) -> Tensor:
+    """[N]: every example's ids from its start on, 0 elsewhere."""
+    ids = np.zeros(rows, dtype=np.int64)
+    for start, example in zip(starts.tolist(), examples, strict=True):
+        assert example.prefix_ids, example.key
+        mine = example.prefix_ids + example.target_ids
+        ids[start : start + len(mine)] = mine
+    return torch.from_numpy(ids)
 
 
-def _ranges(spans: list[tuple[int, int]]) -> Tensor:
-    """start, start + 1, ... for each (start, length), one after another."""
-    return torch.cat([torch.arange(start, start + length, dtype=torch.int64) for start, length in spans])
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+    """start, start + 1, ... for each start and length, one after another."""
+    ends = lengths.cumsum()
+    return torch.from_numpy(np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths))
 
 
 def _pack_actions(examples: Sequence[Example], draws: Sequence[FlowDraws | None], model: ModelConfig) -> dict[str, Any]:
@@ -113,6 +128,15 @@ def _pack_actions(examples: Sequence[Example], draws: Sequence[FlowDraws | None]
         "noise_AKHD": _stack([None if draw is None else draw.noise_KHD for draw in flow], torch.float32, shape),
         "time_AK": _stack([None if draw is None else draw.time_K for draw in flow], torch.float32, ()),
     }
+
+
+def _pack_changes(examples: Sequence[Example]) -> ImageChanges | None:
+    changes = [c for e in examples for c in e.changes or [UNCHANGED] * len(e.images)]
+    assert len(changes) == sum(len(example.images) for example in examples), "an example changes some of its images"
+    if all(change is UNCHANGED for change in changes):
+        return None
+    crops, colours = (np.stack(rows) for rows in zip(*((c.crop, c.colours) for c in changes), strict=True))
+    return ImageChanges(torch.from_numpy(crops), torch.from_numpy(colours))
 
 
 def _state(example: Example, model: ModelConfig) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ Shape letters: H horizon, D the model's action dims (padded), C H W picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from pi05_train.errors import UserError
 from pi05_train.model.config import ModelConfig
-from pi05_train.processing.augmentation import augment
+from pi05_train.processing.augmentation import SAME_PLACE, UNCHANGED, Change, draw_change
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.example import Example
-from pi05_train.processing.images import BoxTransform, decode_jpeg, resize_with_pad
+from pi05_train.processing.images import IN_PLACE, BoxTransform, decode_jpeg, resize_with_pad
 from pi05_train.processing.limit import TokenLimit, TokenSequence
 from pi05_train.processing.normalisation import NormStats, to_absolute, unnormalise
 from pi05_train.processing.numbers import checked, normalised_chunk, normalised_state
@@ -29,6 +30,19 @@ from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, Box, Sample
 from pi05_train.tokenization.tokens import Tokens
 
 Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A sample whose pictures have been decoded."""
+
+    sample: Sample
+    images: list[Tensor]
+    """uint8 [3, S, S] each, in `CAMERAS` order."""
+    changes: list[Change]
+    """What is still to be done with each."""
+    boxes: list[Box]
+    """Those that will then be on the pictures, in the sample's order."""
 
 
 class Processor:
@@ -75,19 +89,26 @@ class Processor:
 
     def __call__(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Example:
         """The training or evaluation example of a sample; `key` alone decides its augmentation."""
-        card = self._card(sample.source)
-        images, boxes = self._images(sample, card, key if training else None)
-        state = self._state(sample)
+        return self.example(self.pictures(sample, key=key, training=training))
+
+    def pictures(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Pictures:
+        """The first half of an example: the only one that fails for what is inside of an image."""
+        return self._pictures(sample, key if training else None)
+
+    def example(self, pictures: Pictures) -> Example:
+        """The second half of an example: tokens and actions."""
+        sample = pictures.sample
+        card, state = self._card(sample.source), self._state(sample)
         chunk = mask = None
         if sample.kind in ACTION_KINDS:
             stats = self._statistics(sample.source, "actions")
             chunk, mask = normalised_chunk(sample, card, stats, self.model, self.normalisation)
-        sequence = self._sequence(sample, card, state, chunk, boxes)
+        sequence = self._sequence(sample, card, state, chunk, pictures.boxes)
         if not self.stage_has_expert:
             chunk = mask = None
         where = (sample.source, sample.kind, sample.key)
         ids = (sequence.prefix_ids, sequence.target_ids)
-        return Example(images, *ids, chunk, mask, *where, self._state_row(state))
+        return Example(pictures.images, *ids, chunk, mask, *where, self._state_row(state), pictures.changes)
 
     def count(self, sample: Sample) -> tuple[int, int]:
         """(prompt and target tokens, pictures) of the sample's example; no picture is looked at.
@@ -101,17 +122,17 @@ class Processor:
             stats = self._statistics(sample.source, "actions")
             chunk, _ = normalised_chunk(sample, card, stats, self.model, self.normalisation)
         boxes = [box for box in sample.boxes if box.camera in sample.images and box.camera in card.cameras]
-        on_picture = [box for box in map(BoxTransform.identity().apply, boxes) if box is not None]
+        on_picture = [box for box in map(IN_PLACE.apply, boxes) if box is not None]
         sequence = self._sequence(sample, card, self._state(sample), chunk, on_picture)
         cameras = [camera for camera in card.cameras if camera in sample.images or self.model.pi0_fast_quirks]
         return len(sequence.prefix_ids) + len(sequence.target_ids), len(cameras)
 
     def prompt_only(self, sample: Sample) -> Example:
         """The prefix of a sample, nothing to learn from: no target, no actions, no augmentation."""
-        images, boxes = self._images(sample, self._card(sample.source), None)
-        state = self._state(sample)
+        pictures, state = self._pictures(sample, None), self._state(sample)
+        prompt = self._prompt(sample, state, pictures.boxes)
         where = (sample.source, sample.kind, sample.key)
-        return Example(images, self._prompt(sample, state, boxes), [], None, None, *where, self._state_row(state))
+        return Example(pictures.images, prompt, [], None, None, *where, self._state_row(state))
 
     def flow_dims(self, source: str) -> int:
         """How many leading action dims of a source take part in the flow: its own, or all in openpi's objective.
@@ -141,47 +162,28 @@ class Processor:
             native_dim=self._card(source).action_dim,
         )
 
-    def _images(self, sample: Sample, card: SourceCard, key: tuple[int, ...] | None) -> tuple[list[Tensor], list[Box]]:
-        """Pictures in `CAMERAS` order, and the boxes that are still on them, in the sample's order."""
+    def _pictures(self, sample: Sample, key: tuple[int, ...] | None) -> Pictures:
+        """Without a key nothing is augmented."""
+        card = self._card(sample.source)
         size = self.model.vision.image_size
         images: list[Tensor] = []
+        changes: list[Change] = []
         moves: dict[str, BoxTransform] = {}
         for camera in CAMERAS:
-            if camera not in card.cameras:
-                continue
-            if camera not in sample.images:
-                if self.model.pi0_fast_quirks:
-                    images.append(torch.zeros(3, size, size, dtype=torch.uint8))
-                continue
-            where = f"{sample.source}, sample {sample.key}, {camera}"
-            image, move = resize_with_pad(decode_jpeg(sample.images[camera], where), size, size)
-            if key is not None and self.augmentation is not None and self.augmentation.enabled:
-                image, move = self._augmented(image, move, sample, camera, key, self.augmentation)
-            images.append(image)
-            moves[camera] = move
+            if camera in sample.images and camera in card.cameras:
+                where = f"{sample.source}, sample {sample.key}, {camera}"
+                image, move = resize_with_pad(decode_jpeg(sample.images[camera], where), size, size)
+                change = UNCHANGED
+                if key is not None and self.augmentation is not None and self.augmentation.enabled:
+                    change, move = _draw_change(sample, camera, move, key, self.augmentation, size)
+                images.append(image)
+                changes.append(change)
+                moves[camera] = move
+            elif camera in card.cameras and self.model.pi0_fast_quirks:
+                images.append(torch.zeros(3, size, size, dtype=torch.uint8))
+                changes.append(UNCHANGED)
         moved = [moves[box.camera].apply(box) for box in sample.boxes if box.camera in moves]
-        return images, [box for box in moved if box is not None]
-
-    @staticmethod
-    def _augmented(
-        image: Tensor,
-        move: BoxTransform,
-        sample: Sample,
-        camera: str,
-        key: tuple[int, ...],
-        config: AugmentationConfig,
-    ) -> tuple[Tensor, BoxTransform]:
-        """Augmentation that never contradicts the text.
-
-        Positions stay where a box would leave the picture, and where the text holds position tokens of its own.
-        """
-        own_positions = "<loc" in sample.question + sample.answer
-        changed, change = augment(image, camera, key, config, geometric=not own_positions)
-        after = move.then(change)
-        boxes = [box for box in sample.boxes if box.camera == camera and move.apply(box) is not None]
-        if any(after.apply(box) is None for box in boxes):
-            return augment(image, camera, key, config, geometric=False)[0], move
-        return changed, after
+        return Pictures(sample, images, changes, [box for box in moved if box is not None])
 
     def _state(self, sample: Sample) -> NDArray[np.float64] | None:
         """The normalised state [state_dim]; None for a source without state or without its statistics."""
@@ -270,3 +272,22 @@ class Processor:
                     expected=f"{dims}",
                     do="compute them anew",
                 )
+
+
+def _draw_change(
+    sample: Sample, camera: str, move: BoxTransform, key: tuple[int, ...], config: AugmentationConfig, size: int
+) -> tuple[Change, BoxTransform]:
+    """Augmentation that never contradicts the text, and where the boxes of the stored picture go after `move`.
+
+    Positions stay where a box would leave the picture, and where the text holds position tokens of its own.
+    """
+    change = draw_change(camera, key, config, size)
+    if "<loc" in sample.question or "<loc" in sample.answer:
+        return replace(change, crop=SAME_PLACE), move
+    boxes = [box for box in sample.boxes if box.camera == camera]
+    if not boxes:
+        return change, move
+    after = move.then(change.of_boxes())
+    if any(after.apply(box) is None for box in boxes if move.apply(box) is not None):
+        return replace(change, crop=SAME_PLACE), move
+    return change, after

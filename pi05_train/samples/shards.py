@@ -6,7 +6,6 @@ lists what must follow it (`lowdim`, `cameras`), so that a shortened sample is n
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 import zipfile
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
+from pi05_train.samples.archive import read_archive, write_archive
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import ACTION_KINDS, CAMERAS, KINDS, Box, Sample
 
@@ -109,19 +109,8 @@ def sample_members(sample: Sample) -> dict[str, bytes]:
     header["cameras"] = list(sample.images)
     members = {"json": json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()}
     if arrays:
-        members["lowdim.npz"] = npz_bytes(arrays)
+        members["lowdim.npz"] = write_archive(arrays)
     return members | {f"{camera}.jpg": jpeg for camera, jpeg in sample.images.items()}
-
-
-def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """What numpy.savez writes, with the time stamps fixed by us rather than by numpy's present habit."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0)), content.getvalue())
-    return buffer.getvalue()
 
 
 def parse_header(content: bytes, where: str) -> dict[str, Any]:
@@ -155,8 +144,7 @@ def parse_lowdim(content: bytes, header: dict[str, Any]) -> dict[str, NDArray[An
     """state [S] float32, actions [H, A] float32, action_valid [H] bool, as declared; refuses anything not finite."""
     where = f"sample {header['key']} of source {header['source']}"
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_archive(content)
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{where}, lowdim.npz", got=error, expected="numpy arrays", do="convert it again") from error
     if list(arrays) != header["lowdim"]:

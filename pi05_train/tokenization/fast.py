@@ -134,4 +134,4 @@ def _coefficients(chunk_HD: Chunk, scale: float) -> NDArray[np.int64]:
 
 
 def _as_text(coefficients: NDArray[np.int64], min_token: int) -> str:
-    return "".join(map(chr, np.clip(coefficients - min_token, 0, LAST_CHARACTER).tolist()))
+    return np.clip(coefficients - min_token, 0, LAST_CHARACTER).astype("<u4").tobytes().decode("utf-32-le")

@@ -22,9 +22,9 @@ from pi05_train.data.reader import Fault, Reader
 from pi05_train.data.schedule import Schedule
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
-from pi05_train.model.config import ModelConfig
+from pi05_train.processing.augmentation import augmented
 from pi05_train.processing.example import Example
-from pi05_train.processing.processor import Processor
+from pi05_train.processing.processor import Pictures, Processor
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.samples.schema import Sample
@@ -110,6 +110,9 @@ def test_micro_batches_are_the_global_batch_in_slot_order(world: World, processo
         assert [(segment.source, segment.key, segment.draw) for segment in segments] == drawn
         for name in ("images_ICHW", "token_ids_N", "actions_AHD", "noise_AKHD", "time_AK"):
             assert torch.equal(torch.cat([getattr(batch, name) for batch in parts]), getattr(whole[0], name)), name
+        assert torch.equal(
+            torch.cat([augmented(batch).images_ICHW for batch in parts]), augmented(whole[0]).images_ICHW
+        )
 
 
 def test_read_groups_arrive_whole_in_micro_batches(world: World, processor: Processor, tmp_path: Path) -> None:
@@ -190,21 +193,36 @@ def test_too_many_bad_samples_stop_the_run(world: World, tmp_path: Path) -> None
 
 
 class Misconfigured:
-    """A processor that fails as a wrong configuration would."""
+    """A processor that fails as a wrong configuration would, with the pictures or with the text."""
 
-    def __init__(self, model: ModelConfig) -> None:
-        self.model = model
+    def __init__(self, processor: Processor, fails: str) -> None:
+        self.model = processor.model
+        self._processor = processor
+        self._fails = fails
 
-    def __call__(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Example:  # noqa: ARG002
-        raise UserError("template low_level", got="{tsk}", expected="{task}", do="correct it")
+    def pictures(self, sample: Sample, *, key: tuple[int, ...], training: bool) -> Pictures:
+        self._refuse("pictures")
+        return self._processor.pictures(sample, key=key, training=training)
+
+    def example(self, pictures: Pictures) -> Example:
+        self._refuse("example")
+        return self._processor.example(pictures)
+
+    def flow_dims(self, source: str) -> int:
+        return self._processor.flow_dims(source)
+
+    def _refuse(self, half: str) -> None:
+        if half == self._fails:
+            raise UserError("template low_level", got="{tsk}", expected="{task}", do="correct it")
 
 
+@pytest.mark.parametrize("fails", ["pictures", "example"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_workers_error_arrives_as_the_sentence_it_was(
-    world: World, processor: Processor, tmp_path: Path, workers: int
+    world: World, processor: Processor, tmp_path: Path, workers: int, fails: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        load(open_mixture(world), Misconfigured(processor.model), tmp_path, workers=workers)
+        load(open_mixture(world), Misconfigured(processor, fails), tmp_path, workers=workers)
     assert type(raised.value) is UserError
     assert str(raised.value) == "template low_level: got {tsk}, expected {task}; correct it."
     assert multiprocessing.active_children() == []  # although `raised` keeps the loader's frame alive

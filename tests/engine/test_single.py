@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +14,10 @@ from torch import Tensor
 from pi05_train.config.run_parts import EngineConfig
 from pi05_train.engine.single import SingleEngine, refuse_several_processes, resolve_device
 from pi05_train.errors import UserError
+from pi05_train.model.batch import ImageChanges
 from pi05_train.objective.losses import Counts, count, total_loss
+from pi05_train.processing.augmentation import augmented, draw_change
+from pi05_train.processing.augmentation_config import AugmentationConfig
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, PRETRAIN, tiny_batch, tiny_engine, tiny_loader, tiny_model
 
 BF16 = EngineConfig(name="single", precision="bf16", device="cpu")
@@ -64,6 +68,18 @@ def test_steps_are_plain_adamw_with_clipping_per_group_and_ema() -> None:
         steady = moments[name][1].sqrt() > 1e-5
         torch.testing.assert_close(state["model"][name][steady], p.detach().float()[steady], rtol=1e-3, atol=2e-5)
         torch.testing.assert_close(state["ema"][name][steady], average[name].float()[steady], rtol=1e-3, atol=2e-5)
+
+
+def test_the_network_sees_the_images_as_the_batch_says_they_shall_be() -> None:
+    batch = tiny_batch([1, 2])
+    changes = [draw_change("base_0_rgb", (i,), AugmentationConfig(colour_probability=1.0), 28) for i in range(2)]
+    crops, colours = (np.stack([getattr(change, name) for change in changes]) for name in ("crop", "colours"))
+    told = replace(batch, changes=ImageChanges(torch.from_numpy(crops), torch.from_numpy(colours)))
+    losses = [
+        tiny_engine().train_step([given], learning_rate=0.0).loss for given in (told, augmented(told), batch, told)
+    ]
+    assert losses[0] == losses[1] == losses[3]
+    assert losses[0] != losses[2]
 
 
 @pytest.mark.parametrize("split", [[6], [1, 5], [2, 2, 2], [1] * 6])

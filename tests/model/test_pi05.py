@@ -50,6 +50,15 @@ def loss_and_gradients(
     return torch.stack(terms).sum().detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
+def test_how_the_images_lie_in_memory_changes_no_number() -> None:
+    batch, model = pack(random_segments(0)), trained_looking()
+    turned = batch.images_ICHW.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert turned.stride() != batch.images_ICHW.stride()
+    torch.testing.assert_close(
+        model(replace(batch, images_ICHW=turned)).logits_LV, model(batch).logits_LV, rtol=0, atol=0
+    )
+
+
 @families
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("insulation", [False, True])

@@ -1,4 +1,4 @@
-"""Augmentation: decided by its key, boxes move along, wrists keep their geometry."""
+"""Augmentation: decided by its key, boxes move along, wrists keep their geometry, many at once are as one by one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.errors import UserError
-from pi05_train.processing.augmentation import _draw_crop, _resample, augment, crop_map
+from pi05_train.processing.augmentation import UNCHANGED, augmented, crop_map, draw_change, resample
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.samples.schema import Box
 from tests.golden_numbers import golden
+from tests.processing.augmented_pictures import augment, augment_one, batch_of, draw_one
 
 CONFIG = AugmentationConfig()
 GEOMETRY_ONLY = replace(CONFIG, colour_probability=0.0)
@@ -90,7 +91,7 @@ def test_crop_enlarging_and_rotation_are_one_resample_of_augmax() -> None:
     pixels = torch.from_numpy(image).permute(2, 0, 1).float()
     for (y, x, angle), out in zip(expected["centre_y_centre_x_radians"], expected["out"], strict=True):
         where = crop_map(crop / size, np.array([x, y]) / size + 0.5, angle)
-        got = _resample(pixels, where).permute(1, 2, 0)
+        got = resample(pixels[None], where[None])[0].permute(1, 2, 0)
         np.testing.assert_allclose(got.numpy(), out, atol=0.02)
 
 
@@ -99,7 +100,7 @@ def test_the_crop_has_openpis_whole_number_of_pixels_and_stays_inside(size: int,
     straight = replace(CONFIG, rotate_degrees=0.0)
     starts = []
     for key in range(200):
-        where = _draw_crop(np.random.default_rng(key), straight, size)
+        where = draw_change(BASE, (key,), straight, size).crop
         np.testing.assert_allclose(where[:, :2] * size, np.eye(2) * crop, atol=1e-9)
         starts.append(where[:, 2] * size)
     assert np.min(starts) >= 0
@@ -156,6 +157,58 @@ def test_each_colour_change_does_what_its_name_says(only: dict[str, float], keep
             assert (changed.float() / image.float()).std() < 0.01
         assert not torch.equal(changed, image)
     assert all(0.69 < factor < 1.31 for factor in factors)
+
+
+@given(keys, st.sampled_from([BASE, WRIST]), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_the_draws_are_numpys_uniforms_one_after_another(key: tuple[int, ...], camera: str, wrists: bool) -> None:
+    config = replace(CONFIG, geometric_on_wrists=wrists)
+    ours, theirs = draw_change(camera, key, config, 224), draw_one(camera, key, config, 224)
+    np.testing.assert_array_equal(ours.crop, theirs.crop)
+    np.testing.assert_array_equal(ours.colours, theirs.colours)
+
+
+@given(st.lists(st.tuples(keys, st.sampled_from([BASE, WRIST]), st.booleans()), min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_many_pictures_at_once_are_the_pictures_one_by_one(
+    drawn: list[tuple[tuple[int, ...], str, bool]],
+) -> None:
+    images = [picture(40).roll(i, dims=1) for i in range(len(drawn))]
+    changes = [draw_change(camera, key, CONFIG, 40) if changes else UNCHANGED for key, camera, changes in drawn]
+    together = augmented(batch_of(images, changes)).images_ICHW
+    for image, change, got in zip(images, changes, together, strict=True):
+        difference = (got.int() - augment_one(image, change).int()).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).float().mean() <= 1e-3
+        assert torch.equal(got, augmented(batch_of([image], [change])).images_ICHW[0])
+
+
+def test_more_pictures_than_are_floats_at_once_change_alike() -> None:
+    change = draw_change(BASE, (2,), replace(CONFIG, colour_probability=1.0), 16)
+    images = augmented(batch_of([picture(16)] * 70, [change] * 70)).images_ICHW
+    assert torch.equal(images, images[:1].expand_as(images))
+    assert not torch.equal(images[0], picture(16))
+
+
+def test_a_changed_batch_has_nothing_left_to_do_and_leaves_the_first_as_it_was() -> None:
+    batch = batch_of([picture(16)] * 2, [draw_change(BASE, (1,), CONFIG, 16), UNCHANGED])
+    changed = augmented(batch)
+    assert changed.changes is None
+    assert augmented(changed) is changed
+    assert torch.equal(batch.images_ICHW[0], picture(16))
+    assert torch.equal(changed.images_ICHW[1], picture(16))
+
+
+def test_a_picture_that_stays_in_place_is_not_resampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("resampled")
+
+    monkeypatch.setattr("pi05_train.processing.augmentation.resample", refuse)
+    in_place = replace(COLOUR_ONLY, hue=0.0)
+    changed, _ = augment(picture(16), BASE, (1,), in_place)
+    assert not torch.equal(changed, picture(16))
+    with pytest.raises(AssertionError, match="resampled"):
+        augment(picture(16), BASE, (1,), CONFIG)
 
 
 @pytest.mark.parametrize("wrong", [{"crop_fraction": 0.0}, {"hue": 0.7}, {"colour_probability": 1.5}])

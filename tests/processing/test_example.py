@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
+from pi05_train.processing.augmentation import UNCHANGED, Change
 from pi05_train.processing.example import Example, FlowDraws, pack
 
 SIZE, PATCH, HORIZON, DIMS = 8, 4, 3, 5
@@ -72,6 +75,19 @@ def test_every_segment_can_be_read_back(parts: list[tuple[int, int, int, bool]],
     assert (row, label) == (batch.token_ids_N.shape[0], batch.labels_L.shape[0])
     assert image == batch.images_ICHW.shape[0]
     assert len(batch.action_segments) == sum(part[3] for part in parts)
+
+
+def test_changes_lie_image_after_image_and_the_host_keeps_them() -> None:
+    draw = Change(np.full((2, 3), 0.5), np.array([1.1, 0.9, 1.2, 0.3]))
+    plain, moved = example(2, 4, 1, False), replace(example(1, 4, 1, False), changes=[draw])
+    batch = pack([plain, moved], [None, None], [0, 1], MODEL)
+    assert batch.changes is not None
+    np.testing.assert_array_equal(batch.changes.crops_I23, [UNCHANGED.crop, UNCHANGED.crop, draw.crop])
+    np.testing.assert_array_equal(batch.changes.colours_I4, [UNCHANGED.colours, UNCHANGED.colours, draw.colours])
+    elsewhere = batch.to("meta")
+    assert elsewhere.images_ICHW.is_meta
+    assert elsewhere.changes is batch.changes
+    assert pack([plain, plain], [None, None], [0, 1], MODEL).changes is None
 
 
 def test_absent_parts_keep_their_shapes() -> None:

@@ -26,6 +26,7 @@ from pi05_train.tokenization.fast import fit_fast_tokenizer
 from pi05_train.tokenization.text import fit_text_tokenizer
 from pi05_train.tokenization.tokens import Tokens
 from pi05_train.tokenization.vocabulary import BOS_ID
+from tests.processing.augmented_pictures import as_seen
 
 SIZE, HORIZON, WIDTH, DIMS = 32, 6, 8, 5
 CAMERAS = ["base_0_rgb", "left_wrist_0_rgb"]
@@ -169,13 +170,13 @@ def test_augmentation_is_for_training_alone_and_decided_by_the_key(tokens: Token
     processor, sample = make(tokens), arm_sample(images={"base_0_rgb": jpeg(box=(3, 9, 20, 27))})
 
     def first(key: tuple[int, ...], training: bool) -> torch.Tensor:
-        return processor(sample, key=key, training=training).images[0]
+        return as_seen(processor(sample, key=key, training=training))[0]
 
     assert torch.equal(first((1, 2), True), first((1, 2), True))
     assert not torch.equal(first((1, 2), True), first((1, 3), True))
     assert torch.equal(first((1, 2), False), first((1, 3), False))
     off = make(tokens, augmentation=AugmentationConfig(enabled=False))
-    assert torch.equal(off(sample, key=(1, 2), training=True).images[0], first((0,), False))
+    assert torch.equal(as_seen(off(sample, key=(1, 2), training=True))[0], first((0,), False))
 
 
 @given(st.integers(0, 10**6))
@@ -190,7 +191,7 @@ def test_trained_boxes_lie_where_the_network_sees_the_thing(tokens: Tokens, seed
     processor = make(tokens, model=plain, augmentation=AugmentationConfig(colour_probability=0.0))
     example = processor(sample, key=(seed,), training=True)
     (told,) = parse_boxes(tokens.text.decode(example.target_ids))
-    rows, columns = torch.nonzero(example.images[0][0] > 60, as_tuple=True)
+    rows, columns = torch.nonzero(as_seen(example)[0][0] > 60, as_tuple=True)
     seen = np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]) / 96
     np.testing.assert_allclose([told.y_min, told.x_min, told.y_max, told.x_max], seen, atol=2.5 / 96)
 
@@ -210,8 +211,8 @@ def test_text_with_positions_of_its_own_keeps_the_picture_in_place(tokens: Token
     still = make(tokens, augmentation=AugmentationConfig(colour_probability=0.0))
     moved = replace(sample, question="What?")
     unchanged = still.prompt_only(sample).images[0]
-    assert torch.equal(still(sample, key=(4,), training=True).images[0], unchanged)
-    assert not torch.equal(still(moved, key=(4,), training=True).images[0], unchanged)
+    assert torch.equal(as_seen(still(sample, key=(4,), training=True))[0], unchanged)
+    assert not torch.equal(as_seen(still(moved, key=(4,), training=True))[0], unchanged)
 
 
 @pytest.mark.parametrize(("kind", "source"), [("WD", "web"), ("HL", "high"), ("VI", "high")])
