@@ -63,7 +63,7 @@ def _next_steps(card: Path, statistics: Path | None) -> str:
     name, root = card.stem, card.parent.resolve().parent
     numbers = f" and statistics ({statistics.name})" if statistics else ""
     return (
-        f"{card} is the card; index{numbers} stand beside the shards.\n"
+        f"{card} is the card; the index{numbers} {"stand" if statistics else "stands"} beside the shards.\n"
         f"To train on it, copy the card into source/ of data_mixtures or of your --config-dir, and write in a mixture\n"
         f"  defaults:\n"
         f"    - /source@sources.{name}.card: {name}\n"

@@ -17,12 +17,16 @@ SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[2] 
 CONVERSIONS = {
     "bridge": ["rlds", "octo_bridge_rlds", "--kind", "CE", "--dataset", "bridge", "--horizon", "10"],
     "lbm": ["webdataset", "small_lbm_webdataset", "--kind", "CE", "--dataset", "lbm", "--horizon", "10"],
+    "g1": ["lerobot", "unitree_g1_lerobot_v21", "--kind", "MM", "--allow-missing", "--stride", "25", "--horizon", "10"],
     "coco": ["coco", "coco_mini_ccby", "--kind", "WD", "--dataset", "captions"],
+    "easy_vqa": ["vqa", "easy_vqa_test", "--kind", "WD"],
 }
+if WRITTEN := os.environ.get("PI05_LEROBOT_WRITTEN"):  # by tests/interop/write_lerobot_v3.py
+    CONVERSIONS["written"] = ["lerobot", str(Path(WRITTEN) / "libsvtav1"), "--kind", "CE", "--horizon", "10"]
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the real files (shared/data) are absent")
 
 
-def test_bridge_lbm_and_coco_train_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_files_of_every_kind_train_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, config = tmp_path / "data", tmp_path / "config"
     for name, (format, folder, *options) in CONVERSIONS.items():
         arguments = [format, str(SHARED / folder), str(data / name), "--name", name, "--workers", "1", *options]
@@ -41,7 +45,7 @@ def test_bridge_lbm_and_coco_train_together(tmp_path: Path, capsys: pytest.Captu
     folders = [f"data.root={data}", f"run.folder={tmp_path / 'run'}"]
     tokenizers = [f"tokenizer.{which}={tmp_path / 'tokenizers' / which}" for which in ("text", "fast")]
     overrides = ["--config-dir", str(config), "experiment=demo_pretrain", *small, *folders, *tokenizers]
-    overrides += ["run.steps=3", "model.action_dim=20"]
+    overrides += ["run.steps=3", "model.action_dim=32"]
     sizes = ["--pieces", "400", "--fast-size", "300"]
     assert main(["tokenizer", "fit", str(tmp_path / "tokenizers"), *overrides, *sizes]) == 0
     assert main(["train", *overrides]) == 0
