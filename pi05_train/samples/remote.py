@@ -25,7 +25,6 @@ from obstore import exceptions
 from obstore.store import GCSStore, HTTPStore, ObjectStore, S3Store
 
 from pi05_train.errors import UserError
-from pi05_train.samples.store import ReadSpan
 
 T = TypeVar("T")
 REQUESTS_AT_ONCE = 16
@@ -79,7 +78,7 @@ class RemoteStore:
             )
         return found
 
-    def opened(self, name: str) -> AbstractContextManager[ReadSpan]:
+    def opened(self, name: str) -> AbstractContextManager[Callable[[int, int], bytes]]:
         return nullcontext(partial(self.read, name))
 
     def read_whole(self, name: str) -> bytes | None:
