@@ -25,10 +25,10 @@ from pi05_train.commands.main import main as pi05
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
-from pi05_train.data.fast_report import Measured
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.tokenizer_check import measure_sources
-from pi05_train.data.tokenizer_fit import FastOptions, fit_fast
+from pi05_train.data.fitting.fast_report import Measured
+from pi05_train.data.fitting.tokenizer_check import measure_sources
+from pi05_train.data.fitting.tokenizer_fit import FastOptions, fit_fast
+from pi05_train.data.order.mixture import Mixture
 from pi05_train.samples.card import SourceCard
 from pi05_train.tokenization.fast import FastTokenizer
 

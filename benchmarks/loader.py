@@ -48,11 +48,11 @@ import torch
 from PIL import Image
 
 from benchmarks.robot_world import CARD, write_robot_world
-from pi05_train.data.loader import make_loader
-from pi05_train.data.micro_batches import of_equal_number
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
-from pi05_train.data.schedule import Schedule
+from pi05_train.data.loading.loader import make_loader
+from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.order.schedule import Schedule
 from pi05_train.processing.images import decode_jpeg
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry

@@ -27,10 +27,10 @@ import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 from pi05_train.data.cache import Cache  # noqa: E402
-from pi05_train.data.explain import explain  # noqa: E402
-from pi05_train.data.index import HELDOUT, RECORD, ROWS_READ_TOGETHER  # noqa: E402
-from pi05_train.data.mixture import Mixture  # noqa: E402
-from pi05_train.data.schedule import Draw  # noqa: E402
+from pi05_train.data.order.explain import explain  # noqa: E402
+from pi05_train.data.order.mixture import Mixture  # noqa: E402
+from pi05_train.data.order.schedule import Draw  # noqa: E402
+from pi05_train.data.sources.index import HELDOUT, RECORD, ROWS_READ_TOGETHER  # noqa: E402
 from pi05_train.samples.card import SourceCard  # noqa: E402
 from pi05_train.samples.mixture_config import FilterConfig, MixtureConfig, SourceEntry  # noqa: E402
 

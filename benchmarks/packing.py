@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from pi05_train.commands.count import count
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.compose import compose, compose_model
-from pi05_train.data.budget import Budget, Costs, divide
-from pi05_train.data.micro_batches import Sizes
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.schedule import Draw, Schedule
+from pi05_train.data.loading.budget import Budget, Costs, divide
+from pi05_train.data.loading.micro_batches import Sizes
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.order.schedule import Draw, Schedule
 from pi05_train.processing.example import Example, FlowDraws, pack
 from pi05_train.trainer.flops import training_flops
 

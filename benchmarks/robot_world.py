@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pi05_train.data.index import build_index
-from pi05_train.data.statistics import write_statistics
+from pi05_train.data.sources.index import build_index
+from pi05_train.data.sources.statistics import write_statistics
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.normalisation import read_norm_stats

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pi05_train.data.phases import plan_phases
-from pi05_train.data.schedule import Schedule
+from pi05_train.data.order.phases import plan_phases
+from pi05_train.data.order.schedule import Schedule
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 

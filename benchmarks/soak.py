@@ -23,11 +23,11 @@ import obstore
 import torch
 
 from pi05_train.data.cache import Cache
-from pi05_train.data.loader import make_loader
-from pi05_train.data.micro_batches import of_equal_number
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
-from pi05_train.data.shard_cache import ShardCache
+from pi05_train.data.loading.loader import make_loader
+from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.loading.shard_cache import ShardCache
+from pi05_train.data.order.mixture import Mixture
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from tests.samples.object_store import serve
 from tests.synthetic import write_synthetic_world

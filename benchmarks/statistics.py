@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pi05_train.data import sketch
-from pi05_train.data.index import Index, build_index
-from pi05_train.data.lowdim import read_blocks
-from pi05_train.data.statistics import tally_source
+from pi05_train.data.sources import sketch
+from pi05_train.data.sources.index import Index, build_index
+from pi05_train.data.sources.lowdim import read_blocks
+from pi05_train.data.sources.statistics import tally_source
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import CAMERAS, Sample
 from pi05_train.samples.shards import write_shards

@@ -13,12 +13,12 @@ from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.build import build_processor, fingerprints, save_statistics, shard_statistics
 from pi05_train.config.compose import compose, to_yaml
 from pi05_train.config.schema import Config
-from pi05_train.data.fast_report import require_measured
-from pi05_train.data.loader import make_loader
-from pi05_train.data.micro_batches import make_division
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
-from pi05_train.data.shard_cache import shard_cache
+from pi05_train.data.fitting.fast_report import require_measured
+from pi05_train.data.loading.loader import make_loader
+from pi05_train.data.loading.micro_batches import make_division
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.loading.shard_cache import shard_cache
+from pi05_train.data.order.mixture import Mixture
 from pi05_train.engine.single import SingleEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch

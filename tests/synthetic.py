@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pi05_train.data.index import Index, build_index
+from pi05_train.data.sources.index import Index, build_index
 from pi05_train.samples.card import SourceCard, check_card
 from pi05_train.samples.schema import CAMERAS, Box, Sample
 from pi05_train.samples.shards import write_shards

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pi05_train.data.statistics import write_statistics
+from pi05_train.data.sources.statistics import write_statistics
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.normalisation import NormStats, read_norm_stats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ FLOORS = {
 }  # fmt: skip
 GROUND = {"samples", "tokenization", "model"}
 """Ground rooms that know nothing of each other; errors and resources belong to nobody."""
+
+CHAMBERS = ["sources", "order", "loading", "fitting"]
+"""Of the data room, from the ground up; what stands beside them uses none of them."""
 
 
 def room_of(path: Path) -> str:
@@ -51,6 +55,14 @@ def test_imports_run_downwards(path: Path) -> None:
         common = {"errors", "resources"}
         assert FLOORS[other] < FLOORS[room] or (other in common and room not in common), f"{path} imports {other}"
         assert not (room in GROUND and other in GROUND), f"{path}: ground rooms know nothing of each other"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downwards_inside_the_data_room(path: Path) -> None:
+    chamber = path.relative_to(PACKAGE / "data").parts[0]
+    floor = CHAMBERS.index(chamber) if chamber in CHAMBERS else -1
+    used = set(re.findall(r"^from pi05_train\.data\.(\w+)\.\w+ import", path.read_text(), re.MULTILINE))
+    assert all(CHAMBERS.index(other) <= floor for other in used), used
 
 
 @pytest.mark.parametrize("folder", ["conf", "data_mixtures", "tokenizers", "launch"])

@@ -12,8 +12,8 @@ from pi05_train.commands.progress import progress_bar
 from pi05_train.convert.formats import opener
 from pi05_train.convert.run import Conversion, convert
 from pi05_train.convert.source import Options
-from pi05_train.data.index import build_index
-from pi05_train.data.statistics import write_statistics
+from pi05_train.data.sources.index import build_index
+from pi05_train.data.sources.statistics import write_statistics
 
 EPISODES_PER_SHARD, SAMPLES_PER_SHARD = 100, 1000
 
@@ -63,7 +63,7 @@ def _next_steps(card: Path, statistics: Path | None) -> str:
     name, root = card.stem, card.parent.resolve().parent
     numbers = f" and statistics ({statistics.name})" if statistics else ""
     return (
-        f"{card} is the card; the index{numbers} {"stand" if statistics else "stands"} beside the shards.\n"
+        f"{card} is the card; the index{numbers} {'stand' if statistics else 'stands'} beside the shards.\n"
         f"To train on it, copy the card into source/ of data_mixtures or of your --config-dir, and write in a mixture\n"
         f"  defaults:\n"
         f"    - /source@sources.{name}.card: {name}\n"

@@ -9,10 +9,10 @@ from rich.table import Table
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.schema import Config
-from pi05_train.data.budget import Budget, divide
-from pi05_train.data.micro_batches import Sizes
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.token_counts import count_source
+from pi05_train.data.loading.budget import Budget, divide
+from pi05_train.data.loading.micro_batches import Sizes
+from pi05_train.data.loading.token_counts import count_source
+from pi05_train.data.order.mixture import Mixture
 
 _STEPS = 50
 """Steps that are divided to show what budgets do."""

@@ -13,18 +13,18 @@ from rich.table import Table
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.convert import build
 from pi05_train.config.schema import Config
-from pi05_train.data.explain import explain as explain_step
-from pi05_train.data.health import health, write_health
-from pi05_train.data.index import build_index
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.statistics import Tally, embodiments, tally_source, write_statistics
-from pi05_train.data.verify import repair as repair_index
-from pi05_train.data.verify import verify as verify_source
+from pi05_train.data.order.explain import explain as explain_step
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.sources.health import health, write_health
+from pi05_train.data.sources.index import build_index
+from pi05_train.data.sources.statistics import Tally, embodiments, tally_source, write_statistics
+from pi05_train.data.sources.verify import repair as repair_index
+from pi05_train.data.sources.verify import verify as verify_source
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import write_norm_stats
 from pi05_train.resources import resource
+from pi05_train.samples.address import source_address
 from pi05_train.samples.card import SourceCard, check_card
-from pi05_train.samples.store import source_address
 
 
 def simulate(root: str, *, seed: int, workers: int) -> None:

@@ -16,7 +16,7 @@ from pi05_train.commands.evaluate import measure
 from pi05_train.commands.tokenizer import fit
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
-from pi05_train.data.tokenizer_fit import FastOptions
+from pi05_train.data.fitting.tokenizer_fit import FastOptions
 from pi05_train.evaluation.results import read_evaluation
 from pi05_train.report.table import results_table
 from pi05_train.report.write import write_report

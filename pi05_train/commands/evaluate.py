@@ -11,10 +11,10 @@ from pi05_train.checkpoint.run_state import latest
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.compose import read_config
 from pi05_train.config.schema import Config
-from pi05_train.data.loader import heldout_samples
-from pi05_train.data.mixture import Mixture
+from pi05_train.data.loading.loader import heldout_samples
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.permutation import permute
-from pi05_train.data.reader import Reader
 from pi05_train.evaluation.evaluate import evaluate_policy
 from pi05_train.evaluation.results import Evaluation, write_evaluation
 from pi05_train.policy.load import load_policy

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pi05_train.config.schema import Config
-from pi05_train.data.absent import commands
-from pi05_train.data.outlook import Outlook
-from pi05_train.data.schedule import Schedule
+from pi05_train.data.order.outlook import Outlook
+from pi05_train.data.order.schedule import Schedule
+from pi05_train.data.sources.absent import commands
+from pi05_train.samples.address import source_address
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.store import source_address
 
 Epochs = Mapping[str, float | None]
 """By source; None where its rows are not known."""

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pi05_train.commands.data import read_card
-from pi05_train.data.inspect import Inspected, inspect
+from pi05_train.data.sources.inspect import Inspected, inspect
 from pi05_train.report.sample_page import facts, sample_page, texts
-from pi05_train.samples.store import source_address
+from pi05_train.samples.address import source_address
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARK_COLUMNS, _PICTURE_COLUMNS = 30, 44

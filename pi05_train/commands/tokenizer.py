@@ -11,10 +11,10 @@ from rich.table import Table
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.schema import Config
-from pi05_train.data.fast_report import Measured, check_positive, read_report, write_report
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.tokenizer_check import action_sources, measure_sources
-from pi05_train.data.tokenizer_fit import FastOptions, fit_tokenizers
+from pi05_train.data.fitting.fast_report import Measured, check_positive, read_report, write_report
+from pi05_train.data.fitting.tokenizer_check import action_sources, measure_sources
+from pi05_train.data.fitting.tokenizer_fit import FastOptions, fit_tokenizers
+from pi05_train.data.order.mixture import Mixture
 from pi05_train.tokenization.fast import FastTokenizer
 from pi05_train.tokenization.manifest import resolve_tokenizer
 from pi05_train.tokenization.reconstruction import Reconstruction

@@ -16,8 +16,8 @@ from pi05_train.processing.normalisation import (
     write_norm_stats,
 )
 from pi05_train.processing.processor import Processor
+from pi05_train.samples.address import open_store, source_address
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.store import open_store, source_address
 from pi05_train.tokenization.manifest import tokenizer_fingerprint
 from pi05_train.tokenization.tokens import Tokens
 

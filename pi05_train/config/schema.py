@@ -13,8 +13,8 @@ from pi05_train.objective.config import ObjectiveConfig
 from pi05_train.processing.augmentation_config import AugmentationConfig
 from pi05_train.processing.normalisation import check_kind
 from pi05_train.processing.templates import Templates
+from pi05_train.samples.address import PATIENCE_SECONDS
 from pi05_train.samples.mixture_config import MixtureConfig
-from pi05_train.samples.store import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True)

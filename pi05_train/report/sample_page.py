@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from pi05_train.data.inspect import Inspected
+from pi05_train.data.sources.inspect import Inspected
 from pi05_train.report import html
 from pi05_train.report.figures import FLOW, GREY, INK, PALETTE, STYLE, WIDTH_INCHES
 from pi05_train.report.html import Html

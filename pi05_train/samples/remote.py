@@ -25,9 +25,9 @@ from obstore import exceptions
 from obstore.store import GCSStore, HTTPStore, ObjectStore, S3Store
 
 from pi05_train.errors import UserError
+from pi05_train.samples.store import REQUESTS_AT_ONCE
 
 T = TypeVar("T")
-REQUESTS_AT_ONCE = 16
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 20.0
 _SILENT_SECONDS = 10.0
 """A trouble that passes within that time is not mentioned."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.checkpoint.run_state import DataState, check_data_state, latest, load, prune, save, step_folder
 from pi05_train.config.run_parts import ScheduleConfig
-from pi05_train.data.loader import LostWorker
+from pi05_train.data.loading.loader import LostWorker
 from pi05_train.engine.protocol import Engine
 from pi05_train.engine.schedule import learning_rate
 from pi05_train.errors import UserError

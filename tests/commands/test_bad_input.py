@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pi05_train.commands.main import main
-from pi05_train.data.index import build_index
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.sources.index import build_index
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry

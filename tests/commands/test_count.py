@@ -12,11 +12,11 @@ from pi05_train.commands.main import main
 from pi05_train.config.build import build_processor, shard_statistics
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
-from pi05_train.data import token_counts
-from pi05_train.data.index import Index
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
-from pi05_train.data.token_counts import count_source, counts_name, open_counts
+from pi05_train.data.loading import token_counts
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.loading.token_counts import count_source, counts_name, open_counts
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.sources.index import Index
 from pi05_train.processing.normalisation import NormStats
 from tests.commands.conftest import Workspace
 

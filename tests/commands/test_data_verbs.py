@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pi05_train.commands.main import main
 from pi05_train.commands.sample import spark, terminal_picture
-from pi05_train.data.index import Index
+from pi05_train.data.sources.index import Index
 from pi05_train.processing.normalisation import read_norm_stats
 from pi05_train.samples.shards import write_shards
 from tests.commands.conftest import Workspace

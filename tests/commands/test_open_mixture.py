@@ -20,8 +20,8 @@ from pi05_train.convert.annotations import PHRASED
 from pi05_train.convert.lerobot_cameras import name_cameras, parse_overrides
 from pi05_train.convert.rlds_datasets import DATASETS, find_entry
 from pi05_train.convert.webdataset import CAPTION_FIELDS
-from pi05_train.data.outlook import Outlook
-from pi05_train.data.schedule import Schedule
+from pi05_train.data.order.outlook import Outlook
+from pi05_train.data.order.schedule import Schedule
 from pi05_train.resources import resource
 from tests.convert.lerobot_folders import Dataset, needs_encoder
 

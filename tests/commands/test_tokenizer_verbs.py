@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pi05_train.commands.main import main
-from pi05_train.data.fast_report import MAX_ERROR, read_report
-from pi05_train.data.index import build_index
+from pi05_train.data.fitting.fast_report import MAX_ERROR, read_report
+from pi05_train.data.sources.index import build_index
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import write_shards
 from tests.commands.conftest import Workspace

@@ -10,7 +10,7 @@ import pytest
 from pi05_train.config.compose import compose, compose_model, read_config, to_yaml
 from pi05_train.config.schema import Config
 from pi05_train.config.validate import validate
-from pi05_train.data.phases import plan_phases
+from pi05_train.data.order.phases import plan_phases
 from pi05_train.errors import UserError
 from pi05_train.processing.templates import Templates
 from pi05_train.resources import resource

@@ -19,7 +19,7 @@ from pi05_train.convert.formats import opener
 from pi05_train.convert.rlds_datasets import DATASETS
 from pi05_train.convert.run import convert
 from pi05_train.convert.source import Options
-from pi05_train.data.index import build_index
+from pi05_train.data.sources.index import build_index
 from pi05_train.samples.shards import write_shards
 from tests.convert import hdf5_files, rlds_episodes
 from tests.convert.bad_format import Damage, Format, edit_json

@@ -15,7 +15,7 @@ from pi05_train.convert.annotations import open_source
 from pi05_train.convert.pictures import placement
 from pi05_train.convert.run import Conversion, convert
 from pi05_train.convert.source import Options
-from pi05_train.data.index import build_index
+from pi05_train.data.sources.index import build_index
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Box, Sample
 from pi05_train.samples.shards import write_shards

@@ -24,7 +24,7 @@ import yaml
 from pi05_train.convert import units
 from pi05_train.convert.run import Conversion, convert
 from pi05_train.convert.source import Dropped, EpisodeRecord, Options, Unit
-from pi05_train.data.index import build_index
+from pi05_train.data.sources.index import build_index
 from pi05_train.errors import UserError
 from pi05_train.samples.card import TIERS, SourceCard, check_card
 from pi05_train.samples.schema import Sample

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pi05_train.data.loader import LostWorker, make_loader
-from pi05_train.data.micro_batches import of_equal_number
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
-from pi05_train.data.schedule import Schedule, rank_slice
+from pi05_train.data.loading.loader import LostWorker, make_loader
+from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.order.schedule import Schedule, rank_slice
 from pi05_train.model.batch import Batch
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard

@@ -14,13 +14,13 @@ from threading import Thread
 import pytest
 
 from pi05_train.data.cache import Cache
-from pi05_train.data.index import Index
-from pi05_train.data.loader import make_loader
-from pi05_train.data.micro_batches import of_equal_number
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
-from pi05_train.data.shard_cache import ShardCache
-from pi05_train.data.verify import verify
+from pi05_train.data.loading.loader import make_loader
+from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.loading.shard_cache import ShardCache
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.sources.index import Index
+from pi05_train.data.sources.verify import verify
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.processing.processor import Processor

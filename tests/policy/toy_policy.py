@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pi05_train.data.statistics import norm_stats
+from pi05_train.data.sources.statistics import norm_stats
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Policy

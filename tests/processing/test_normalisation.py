@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pi05_train.data.statistics import norm_stats
+from pi05_train.data.sources.statistics import norm_stats
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import (
     KINDS,

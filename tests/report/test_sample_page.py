@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pi05_train.data.inspect import Inspected, inspect
+from pi05_train.data.sources.inspect import Inspected, inspect
 from pi05_train.report.sample_page import sample_page
 from pi05_train.samples.card import SourceCard
 

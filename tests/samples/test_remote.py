@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pi05_train.errors import UserError
-from pi05_train.samples.store import Store, local_copy, open_store, source_address
+from pi05_train.samples.address import open_store, source_address
+from pi05_train.samples.store import Store, local_copy
 from tests.samples.object_store import ObjectStore, s3_variables, serve
 
 FILES = {f"shard-{number:06d}.tar": bytes([number]) * (number + 1) * 100 for number in range(8)}

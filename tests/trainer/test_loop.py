@@ -18,7 +18,7 @@ import torch
 from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.checkpoint.run_state import DataState, steps_saved
 from pi05_train.config.run_parts import ScheduleConfig
-from pi05_train.data.loader import LostWorker
+from pi05_train.data.loading.loader import LostWorker
 from pi05_train.engine.single import SingleEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch

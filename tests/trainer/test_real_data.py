@@ -18,11 +18,11 @@ from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.checkpoint.run_state import DataState, steps_saved
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.run_parts import ScheduleConfig
-from pi05_train.data.loader import make_loader
-from pi05_train.data.micro_batches import of_equal_number
-from pi05_train.data.mixture import Mixture
-from pi05_train.data.reader import Reader
-from pi05_train.data.schedule import Schedule
+from pi05_train.data.loading.loader import make_loader
+from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.reader import Reader
+from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.order.schedule import Schedule
 from pi05_train.engine.single import SingleEngine
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05

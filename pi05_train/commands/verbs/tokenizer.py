@@ -43,7 +43,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
     from pi05_train.commands.tokenizer import describe, fit
     from pi05_train.config.compose import compose
-    from pi05_train.data.tokenizer_fit import FastOptions
+    from pi05_train.data.fitting.tokenizer_fit import FastOptions
 
     folder, config = Path(arguments.folder), compose(arguments.overrides, arguments.config_dir)
     options = FastOptions(arguments.fast_size, arguments.scale, arguments.source, arguments.max_error)

@@ -1,0 +1,1 @@
+"""Tokenizers fitted and measured on a mixture."""

@@ -1,0 +1,1 @@
+"""Which samples form the batch of a step: weights, phases, the schedule, the opened mixture."""
