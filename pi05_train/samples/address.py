@@ -23,7 +23,7 @@ def open_store(where: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Sto
         )
     from pi05_train.samples.remote import RemoteStore
 
-    return RemoteStore(where.rstrip("/"), patience_seconds=patience_seconds)
+    return RemoteStore(where.rstrip("/"), patience_seconds)
 
 
 def source_address(root: str, shards: str) -> str:

@@ -29,6 +29,8 @@ from pi05_train.samples.store import REQUESTS_AT_ONCE
 
 T = TypeVar("T")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 20.0
+_STRANGER_SECONDS = 20.0
+"""How long an address is waited for that has never answered: it may be misspelt."""
 _SILENT_SECONDS = 10.0
 """A trouble that passes within that time is not mentioned."""
 _CLIENT = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
@@ -46,12 +48,14 @@ class RemoteStore:
 
     remote = True
 
-    def __init__(self, where: str, *, patience_seconds: float) -> None:
+    def __init__(self, where: str, patience_seconds: float, *, answered: bool = False) -> None:
+        """`answered`: whether the address is known to be right, and waiting for it therefore makes sense."""
         self.where = where
         self._patience = patience_seconds
+        self._answered = answered
 
-    def __reduce__(self) -> tuple[Callable[..., RemoteStore], tuple[str, float]]:
-        return _remote_store, (self.where, self._patience)
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(RemoteStore, answered=self._answered), (self.where, self._patience)
 
     @cached_property
     def _store(self) -> ObjectStore:
@@ -102,20 +106,24 @@ class RemoteStore:
     def _patiently(self, what: str, ask: Callable[[], T]) -> T | None:
         """What `ask` gives; None where there is no such file. UserError for a refusal, or when patience ends."""
         began, pause, told = time.monotonic(), _FIRST_PAUSE_SECONDS, False
+        patience = self._patience if self._answered else min(self._patience, _STRANGER_SECONDS)
         while True:
             try:
-                return ask()
+                found = ask()
+                self._answered = True
+                return found
             except (exceptions.NotFoundError, FileNotFoundError):
+                self._answered = True
                 return None
             except _FINAL as error:
                 raise self._refusal(what, _said(error)) from error
             except exceptions.BaseError as error:
                 waited = time.monotonic() - began
-                if waited + pause > self._patience:
+                if waited + pause > patience:
                     raise self._refusal(what, f"no answer in {waited:.0f} s, at last: {_said(error)}") from error
                 if not told and waited > _SILENT_SECONDS:
                     told = True
-                    left = self._patience - waited
+                    left = patience - waited
                     print(f"{self.where}: {_said(error)}; tried again for {left:.0f} s more", file=sys.stderr)
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -127,10 +135,6 @@ class RemoteStore:
             expected="its bytes",
             do="check the address, the network and the credentials, then go on",
         )
-
-
-def _remote_store(where: str, patience_seconds: float) -> RemoteStore:
-    return RemoteStore(where, patience_seconds=patience_seconds)
 
 
 def _connect(where: str) -> ObjectStore:

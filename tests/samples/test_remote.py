@@ -111,11 +111,27 @@ def test_a_remote_file_is_on_this_machine_as_long_as_it_is_looked_at(store: Stor
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_address_that_has_never_answered_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pi05_train.samples.remote._STRANGER_SECONDS", PATIENCE)
     with serve(tmp_path) as gone:
         address = gone.http
     with pytest.raises(UserError, match=r"127\.0\.0\.1.*got no answer.*check the address"):
-        open_store(address, patience_seconds=PATIENCE).read_whole("index.json")
+        open_store(address, patience_seconds=3600).read_whole("index.json")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["in this process", "in another process"])
+def test_an_address_that_has_answered_is_waited_for(
+    server: ObjectStore, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    store = remote(server, patience=3600)
+    store.read_whole("shard-000001.tar")
+    monkeypatch.setattr("pi05_train.samples.remote._STRANGER_SECONDS", 0.0)
+    store = pickle.loads(pickle.dumps(store)) if elsewhere else store
+    server.asked.clear()
+    server.fault = first(3, "503")
+    assert store.read("shard-000004.tar", 0, 500) == FILES["shard-000004.tar"]
 
 
 @pytest.mark.parametrize(
