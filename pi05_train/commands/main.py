@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     add_overrides(train)
     train.set_defaults(verb=_train)
 
+    plan = verbs.add_parser("plan", help="what a run needs of a cluster: memory, time, traffic, disk; needs no GPU")
+    add_overrides(plan)
+    plan.add_argument("--engine", help="show this engine in detail (default: the quickest that fits)")
+    plan.set_defaults(verb=_plan)
+
     evaluate = verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators")
     evaluate.add_argument("run", help="run folder of a stage")
     evaluate.add_argument(
@@ -85,6 +90,13 @@ def _train(arguments: argparse.Namespace) -> None:
     from pi05_train.train import train
 
     train(compose(arguments.overrides, arguments.config_dir))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.plan import plan
+    from pi05_train.config.compose import compose_plan
+
+    plan(*compose_plan(arguments.overrides, arguments.config_dir), engine=arguments.engine)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

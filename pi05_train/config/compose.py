@@ -14,6 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from pi05_train.config.cluster import ClusterConfig, check_cluster
 from pi05_train.config.convert import build, nearest
 from pi05_train.config.schema import Config
 from pi05_train.config.validate import check_model, validate
@@ -30,7 +31,18 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     Raises UserError for an unknown group choice or key (naming the nearest one), a missing or wrongly typed value,
     and every combination `validate` refuses.
     """
-    values = _values(overrides, config_dir)
+    return _config(_values(overrides, config_dir))
+
+
+def compose_plan(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, ClusterConfig]:
+    """The configuration of `conf/plan.yaml`: that of a run, and the devices it is planned for; refusals as above."""
+    values = _values(overrides, config_dir, primary="plan")
+    cluster = build(ClusterConfig, values.pop("cluster"), "cluster")
+    check_cluster(cluster)
+    return _config(values), cluster
+
+
+def _config(values: dict[Any, Any]) -> Config:
     _check_source_names(values)
     config = build(Config, values)
     validate(config)
@@ -47,13 +59,15 @@ def compose_model(overrides: Sequence[str], config_dir: str | None = None) -> tu
     return model, adaptation
 
 
-def _values(overrides: Sequence[str], config_dir: str | None, groups: Sequence[str] = ()) -> dict[Any, Any]:
+def _values(
+    overrides: Sequence[str], config_dir: str | None, groups: Sequence[str] = (), *, primary: str = "config"
+) -> dict[Any, Any]:
     """The resolved configuration as plain values, or some of its groups alone."""
     folders = [resource("data_mixtures"), *([Path(config_dir).resolve()] if config_dir else [])]
     search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
     with initialize_config_dir(str(resource("conf")), version_base="1.3"):
         try:
-            composed = hydra_compose("config", [search, *map(_lenient, overrides)])
+            composed = hydra_compose(primary, [search, *map(_lenient, overrides)])
             if groups:
                 composed = OmegaConf.masked_copy(composed, list(groups))
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)

@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pi05_train.model.adaptation import LORA_A
 from pi05_train.model.gemma import AdaptiveRMSNorm
@@ -67,3 +69,15 @@ def _std(model: nn.Module, name: str, parameter: Tensor) -> float | None:
 def _constant(model: nn.Module, name: str) -> float:
     owner, leaf = _owner(model, name)
     return 1.0 if isinstance(owner, nn.LayerNorm) and leaf == "weight" else 0.0
+
+
+class NoDraws(TorchFunctionMode):
+    """Parameters stay undrawn: drawing on the meta device draws nothing and imports torch's compiler for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -1,43 +1,75 @@
-"""Floating-point operations of a training step, counted from shapes, and what a device could do at most.
+"""Floating-point operations of a training step, counted from shapes.
 
 The formula: 2 per multiply-add; matrix products and attention only; attention 4 * queries * keys * heads * head_dim
 per layer without halving the causal part; training is 3 times the forward pass. Embedding look-ups, norms, softmax
-and the backward that insulation saves are left as they are: a yardstick, the same for every engine.
+and the backward that insulation or freezing saves are left as they are: a yardstick, the same for every engine.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 
-PEAK_FLOPS = (
-    (r"\bH100 PCIe\b", 756e12),
-    (r"\b(H100|H200) NVL\b", 835e12),
-    (r"\bH100\b", 989e12),
-    (r"\bH200\b", 989e12),
-    (r"\bA100\b", 312e12),
-)
-"""Device name pattern to dense bf16 operations per second (NVIDIA data sheets); the first match counts."""
+PARTS = ("vision", "backbone", "attention", "head", "expert")
+"""Of the operations: `attention` is the backbone's; the expert's own is in `expert`."""
 
 
-def peak_flops(device_name: str) -> float | None:
-    """Dense bf16 peak per second; None for a device not in the table: a guess would be a wrong MFU."""
-    return next((peak for pattern, peak in PEAK_FLOPS if re.search(pattern, device_name)), None)
+class Load(NamedTuple):
+    """What a micro-batch, or several together, put through the network."""
+
+    images: float
+    prefix_rows: float
+    target_rows: float
+    pairs: float
+    """Queries times keys of the backbone's attention, summed over segments."""
+    labels: float
+    chunks: float
+    """Segments with actions times flow draws."""
+    chunk_prefix_rows: float
+    """Prefix rows that the chunks see, summed over chunks."""
+
+    @classmethod
+    def of(cls, batch: Batch) -> Load:
+        """The load of a batch."""
+        lengths = list(zip(batch.prefix_lengths, batch.target_lengths, strict=True))
+        draws = batch.noise_AKHD.shape[1]
+        return cls(
+            images=batch.images_ICHW.shape[0],
+            prefix_rows=sum(batch.prefix_lengths),
+            target_rows=sum(batch.target_lengths),
+            pairs=sum(p * p + t * (p + t) for p, t in lengths),
+            labels=batch.labels_L.shape[0],
+            chunks=len(batch.action_segments) * draws,
+            chunk_prefix_rows=draws * sum(batch.prefix_lengths[i] for i in batch.action_segments),
+        )
+
+    @property
+    def rows(self) -> float:
+        return self.prefix_rows + self.target_rows
+
+
+def total(loads: Iterable[Load]) -> Load:
+    """All of them together."""
+    return Load(*map(sum, zip(*loads, strict=True)))
 
 
 def training_flops(batch: Batch, model: ModelConfig) -> float:
     """Operations of forward and backward on one micro-batch."""
-    images = batch.images_ICHW.shape[0]
-    rows = sum(batch.prefix_lengths) + sum(batch.target_lengths)
-    pairs = sum(p * p + t * (p + t) for p, t in zip(batch.prefix_lengths, batch.target_lengths, strict=True))
-    forward = images * _image(model.vision, model.backbone.width)
-    forward += rows * model.depth * _block(model, model.backbone) + pairs * _attention(model)
-    forward += 2 * batch.labels_L.shape[0] * model.backbone.width * model.vocab_size
-    if batch.action_segments:
-        forward += _expert(batch, model)
-    return 3 * forward
+    return 3 * sum(forward_flops(Load.of(batch), model).values())
+
+
+def forward_flops(load: Load, model: ModelConfig) -> dict[str, float]:
+    """Operations of the forward pass, by `PARTS`."""
+    return {
+        "vision": load.images * _image(model.vision, model.backbone.width),
+        "backbone": load.rows * model.depth * _block(model, model.backbone),
+        "attention": load.pairs * _attention(model),
+        "head": 2 * load.labels * model.backbone.width * model.vocab_size,
+        "expert": _expert(load, model) if load.chunks else 0.0,
+    }
 
 
 def _image(vision: VisionConfig, backbone_width: int) -> float:
@@ -58,12 +90,11 @@ def _attention(model: ModelConfig) -> float:
     return 4 * model.heads * model.head_dim * model.depth
 
 
-def _expert(batch: Batch, model: ModelConfig) -> float:
-    width, rows, draws = model.expert.width, model.chunk_rows, batch.noise_AKHD.shape[1]
-    chunks = len(batch.action_segments) * draws
-    pairs = draws * rows * sum(batch.prefix_lengths[i] + rows for i in batch.action_segments)
+def _expert(load: Load, model: ModelConfig) -> float:
+    width, rows = model.expert.width, model.chunk_rows
+    pairs = rows * (load.chunk_prefix_rows + load.chunks * rows)
     per_row = model.depth * _block(model, model.expert) + 4 * model.action_dim * width
     # Per chunk: pi0 mixes the time into every action (two matrices, the first twice as high); pi0.5 projects it twice
     # and modulates two norms per layer and the last one.
     mixing, modulation = 6 * width**2 * model.action_horizon, 4 * width**2 + (2 * model.depth + 1) * 6 * width**2
-    return chunks * (rows * per_row + (mixing if model.state_token else modulation)) + pairs * _attention(model)
+    return load.chunks * (rows * per_row + (mixing if model.state_token else modulation)) + pairs * _attention(model)

@@ -12,7 +12,8 @@ from typing import Any
 from pi05_train.engine.protocol import StepResult, Tally, mean
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig
-from pi05_train.trainer.flops import peak_flops, training_flops
+from pi05_train.trainer.devices import peak_flops
+from pi05_train.trainer.flops import training_flops
 
 Row = dict[str, float | int]
 

@@ -7,7 +7,8 @@ import torch
 
 from pi05_train.model.batch import Batch, SegmentInfo
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
-from pi05_train.trainer.flops import peak_flops, training_flops
+from pi05_train.trainer.devices import peak_flops
+from pi05_train.trainer.flops import training_flops
 
 PI05 = ModelConfig(
     name="pi05",

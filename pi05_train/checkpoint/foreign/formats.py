@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from pi05_train.checkpoint.foreign import openpi_jax, torch_names
 from pi05_train.checkpoint.foreign.identify import Format
@@ -16,6 +15,7 @@ from pi05_train.checkpoint.foreign.torch_names import TorchNames, find_names
 from pi05_train.checkpoint.storage.source import TensorSource
 from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig
+from pi05_train.model.init import NoDraws
 from pi05_train.model.lora import apply_lora
 from pi05_train.model.pi05 import Pi05
 
@@ -32,23 +32,11 @@ WITHOUT_EXPERT = (Format.PALIGEMMA_NPZ, Format.PALIGEMMA_SAFETENSORS)
 
 def our_shapes(config: ModelConfig, *, expert: bool, adaptation: AdaptationConfig | None = None) -> dict[str, Shape]:
     """Name and shape of every parameter of the model, in its own order."""
-    with torch.device("meta"), _NoDraws():
+    with torch.device("meta"), NoDraws():
         model = Pi05(config, expert=expert)
         if adaptation is not None:
             apply_lora(model, adaptation.lora)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-class _NoDraws(TorchFunctionMode):
-    """Parameters stay undrawn: drawing on the meta device draws nothing and imports torch's compiler for seconds."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def infer_sizes(source: TensorSource, format: Format, config_json: Mapping[str, Any] | None = None) -> Sizes:

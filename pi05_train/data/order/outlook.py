@@ -82,9 +82,17 @@ class Outlook:
 
 def _depends_on_rows(config: MixtureConfig, name: str) -> bool:
     entry = config.sources[name]
-    phases = config.phases.values()
-    none = GroupEntry()
-    groups = [content.get(entry.group_name, none) for content in (config.groups, *(phase.groups for phase in phases))]
-    weights = [entry.weight, *(phase.weights[name] for phase in phases if name in phase.weights)]
-    weights += [group.weight for group in groups if group.weight is not None]
+    phases, none = config.phases.values(), GroupEntry()
+    contents = [config.groups, *(phase.groups for phase in phases)]
+    groups = [content.get(entry.group_name, none) for content in contents]
+    weights = [group.weight for group in groups if group.weight is not None]
+    shares = [content[entry.group_name].share for content in contents if entry.group_name in content]
+    if not (_alone(config, name) and shares and None not in shares):  # a group's only source has all of its share
+        weights += [entry.weight, *(phase.weights[name] for phase in phases if name in phase.weights)]
     return entry.on_exhaust != "repeat" or any(isinstance(w, PowerWeight) and w.rows is None for w in weights)
+
+
+def _alone(config: MixtureConfig, name: str) -> bool:
+    """Whether it is the only enabled source of its group."""
+    group = config.sources[name].group_name
+    return [other for other, entry in config.sources.items() if entry.enabled and entry.group_name == group] == [name]

@@ -69,6 +69,15 @@ def test_an_unknown_number_of_rows_may_stay_unknown_where_nothing_depends_on_it(
     assert outlook.schedule(0, 100, 40).counts(40) == known.counts(40)
 
 
+def test_a_source_that_has_the_share_of_its_group_alone_may_stay_unknown(synthetic_world: World) -> None:
+    root, cards = synthetic_world
+    lone = replace(mixture(cards, None, group="far"), groups={"far": GroupEntry(share=0.5)})
+    assert Outlook.open(lone, root).schedule(0, 100, 40).requested(40)["far"] == pytest.approx(0.5)
+    later = replace(lone, phases={"later": PhaseEntry(5, groups={"far": GroupEntry()})})
+    with pytest.raises(UserError, match="source far, rows: got unknown"):
+        Outlook.open(later, root).schedule(0, 100, 40)
+
+
 @pytest.mark.parametrize("where", ["weight", "end", "phase", "group"])
 def test_an_unknown_number_of_rows_that_decides_something_is_refused(synthetic_world: World, where: str) -> None:
     root, cards = synthetic_world

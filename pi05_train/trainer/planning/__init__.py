@@ -1,0 +1,1 @@
+"""What a run will need, forecast without an accelerator: `pi05 plan`."""
