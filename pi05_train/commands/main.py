@@ -55,10 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verbs.add_parser("train", help="train one stage, or go on where it stopped")
     add_overrides(train)
+    train.add_argument(
+        "-m", "--multirun", action="store_true", help="a run for each value: ablation=none,no_web (docs/ablate.md)"
+    )
     train.set_defaults(verb=_train)
 
     evaluate = verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators")
-    evaluate.add_argument("run", help="run folder of a stage")
+    evaluate.add_argument("runs", nargs="+", metavar="run", help="run folder of a stage, or of each variant of a study")
     evaluate.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)"
     )
@@ -81,16 +84,16 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from pi05_train.config.compose import compose
-    from pi05_train.train import train
+    from pi05_train.commands.train import train, train_variants
 
-    train(compose(arguments.overrides, arguments.config_dir))
+    command = train_variants if arguments.multirun else train
+    command(arguments.overrides, arguments.config_dir)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.evaluate import evaluate
 
-    evaluate(arguments.run, ema=arguments.weights == "ema")
+    evaluate(arguments.runs, ema=arguments.weights == "ema")
 
 
 def _report(arguments: argparse.Namespace) -> None:
