@@ -67,8 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(verb=_evaluate)
 
-    report = verbs.add_parser("report", help="one HTML page of a run folder, or of a folder of stages")
-    report.add_argument("folder", help="a run folder, or a folder with a report.json that names its stages")
+    report = verbs.add_parser("report", help="one HTML page of a run folder, of a folder of stages, or of a study")
+    report.add_argument(
+        "folder", help="a run folder, a folder with a report.json that names its stages, or a folder of runs to compare"
+    )
+    report.add_argument("--baseline", help="of a study: the run that the others are compared with (default: none)")
     report.set_defaults(verb=_report)
 
     add_data(verbs.add_parser("data", help="simulate, index, describe"))
@@ -99,7 +102,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.report import report
 
-    report(arguments.folder)
+    report(arguments.folder, baseline=arguments.baseline)
 
 
 if __name__ == "__main__":
