@@ -27,19 +27,17 @@ def run_colours(study: Study) -> dict[str, str]:
 
 
 def differences(rows: Sequence[Row], study: Study) -> bytes:
-    """Every other run's difference to the baseline with its 95 % interval; a panel per row, lines of one metric."""
+    """A panel per row: every other run's difference to the baseline with its 95 % interval; right is better."""
     names = [run.name for run in study.others]
-    by_metric = [[row for row in rows if row.metric == metric] for metric in dict.fromkeys(row.metric for row in rows)]
-    lines = [of[first : first + COLUMNS] for of in by_metric for first in range(0, len(of), COLUMNS)]
     with rc_context({**STYLE, "axes.titlesize": 9.5}):
-        figure = Figure(figsize=(WIDTH_INCHES, len(lines) * (0.85 + 0.27 * len(names))), layout="constrained")
-        axes = figure.subplots(len(lines), COLUMNS, squeeze=False)
-        for line, panels in zip(lines, axes, strict=True):
-            for place, axis in enumerate(panels):
-                if place < len(line):
-                    _difference_panel(axis, line[place], names, named=place == 0)
-                else:
-                    axis.set_visible(False)
+        lines = -(-len(rows) // COLUMNS)
+        figure = Figure(figsize=(WIDTH_INCHES, lines * (0.85 + 0.27 * len(names))), layout="constrained")
+        axes = figure.subplots(lines, COLUMNS, squeeze=False)
+        for place, axis in enumerate(axes.flat):
+            if place < len(rows):
+                _difference_panel(axis, rows[place], names, named=place % COLUMNS == 0)
+            else:
+                axis.set_visible(False)
         return png(figure)
 
 
@@ -50,7 +48,7 @@ def _difference_panel(axis: Axes, row: Row, names: Sequence[str], *, named: bool
         cell = row.cells.get(name)
         if cell is None or cell.difference is None:
             axis.annotate(
-                "not measured" if cell is None else "other units",
+                "not measured" if cell is None else "not comparable",
                 (0, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8, color=GREY,
             )  # fmt: skip
             continue

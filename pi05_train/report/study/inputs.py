@@ -27,6 +27,8 @@ class StudyRun:
     log: StageLog
     settings: dict[str, Any]
     """The resolved configuration by dotted key."""
+    kinds: dict[str, str]
+    """Of the sources that it trained on."""
     orders: dict[str, dict[str, Any]]
     """What decided the order of each source (`Mixture.order_of`)."""
     fingerprints: dict[str, str]
@@ -60,7 +62,7 @@ class Study:
     @cached_property
     def kinds(self) -> dict[str, str]:
         """The kind of every source that any run trained on, in the order of the mixtures."""
-        return {share.source: share.kind for run in self.runs for share in run.log.mixture}
+        return {source: kind for run in self.runs for source, kind in run.kinds.items()}
 
     @cached_property
     def changes(self) -> dict[str, list[str]]:
@@ -93,12 +95,23 @@ def read_study(folder: Path, baseline: str | None = None) -> Study:
 
 def _read_run(folder: Path) -> StudyRun:
     log = read_stage(folder)
-    mixture = json.loads((folder / "mixture.json").read_text())
+    try:
+        mixture = json.loads((folder / "mixture.json").read_text())
+        orders = {source["source"]: source["order"] for source in mixture}
+        fingerprints = json.loads((folder / "fingerprints.json").read_text())
+    except (FileNotFoundError, KeyError) as error:
+        raise UserError(
+            f"run {folder}",
+            got=f"nothing said of {error}",
+            expected="the data order in mixture.json and fingerprints.json beside it",
+            do="start its training command again, which only writes these where the run is finished",
+        ) from error
     return StudyRun(
         log=log,
         settings=_flat(yaml.safe_load(log.config)),
-        orders={source["source"]: source["order"] for source in mixture},
-        fingerprints=json.loads((folder / "fingerprints.json").read_text()),
+        kinds={source["source"]: source["kind"] for source in mixture},
+        orders=orders,
+        fingerprints=fingerprints,
     )
 
 

@@ -93,13 +93,21 @@ def headline(page: StudyPage) -> Html | None:
     rows.sort(key=lambda row: HEADLINE.index(row.metric))
     if not rows:
         return None
+    measured = {run.name: run.log.evaluation.step for run in page.study.runs if run.log.evaluation is not None}
+    unequal = ", ".join(f"{name} after {step}" for name, step in measured.items())
     return html.section(
         f"Differences to the baseline, {page.study.baseline.name}",
         html.paragraph(INTERVALS),
+        *(
+            [html.paragraph(f"Not all were measured after as many steps: {unequal}.")]
+            if len(set(measured.values())) > 1
+            else []
+        ),
         html.figure(
             figures.differences(rows, page.study),
             f"Point: difference to {page.study.baseline.name}; line: 95 % interval. Right, on green, is better in "
-            "every panel. Green and red points: the interval leaves out 0; grey: it does not.",
+            "every panel. Green and red points: the interval leaves out 0; grey: it does not. Not comparable: the "
+            "baseline has no such number, or one in other units (normalisation, tokenizers).",
         ),
     )
 
@@ -225,13 +233,16 @@ def _cell(row: Row, cell: Cell | None) -> Html:
 
 
 def difference_words(cell: Cell) -> str:
-    """+0.12 [0.05, 0.20]"""
+    """+0.120 [+0.050, +0.200]"""
     assert cell.difference is not None
     found = cell.difference
-    words = f"{found.value:+.3g}".replace("-", "−")
     if found.low is None or found.high is None:
-        return f"{words} [?]"
-    return words + f" [{found.low:.2g}, {found.high:.2g}]".replace("-", "−")
+        return f"{_signed(found.value)} [?]"
+    return f"{_signed(found.value)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _signed(value: float) -> str:
+    return (f"{value:+.3f}" if abs(value) < 100 else f"{value:+.3g}").replace("-", "−")
 
 
 def _order_cell(study: Study, order: Mapping[str, object] | None, source: str) -> Html:

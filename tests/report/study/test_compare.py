@@ -132,6 +132,18 @@ def test_the_baseline_is_none_or_the_first_or_the_named_one(tmp_path: Path) -> N
         read_study(tmp_path, "none")
 
 
+def test_a_run_that_kept_no_order_is_refused_with_what_mends_it(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    path = tmp_path / "no_web" / "mixture.json"
+    path.write_text(
+        json.dumps([{k: v for k, v in row.items() if k != "order"} for row in json.loads(path.read_text())])
+    )
+    with pytest.raises(
+        UserError, match=r"run .*no_web: got nothing said of 'order', .*start its training command again"
+    ):
+        read_study(tmp_path)
+
+
 def test_one_run_is_no_study(tmp_path: Path) -> None:
     assert not is_study(tmp_path)
     write_run(tmp_path / "alone")

@@ -69,6 +69,15 @@ def test_another_seed_is_said_and_shown(tmp_path: Path) -> None:
     assert len(re.findall(r'<code class="bad">', text)) == 2
 
 
+def test_runs_measured_after_other_numbers_of_steps_are_named(tmp_path: Path, text: str) -> None:
+    said = "Not all were measured after as many steps: none after 100, alpha_2 after 100, no_web after 60."
+    assert said not in read(text).words
+    make_study(tmp_path)
+    path = tmp_path / "no_web" / "evaluation.json"
+    path.write_text(path.read_text().replace('"step": 100', '"step": 60'))
+    assert said in read(study_page(read_study(tmp_path))).words
+
+
 def test_a_study_that_is_not_evaluated_has_its_curves(tmp_path: Path) -> None:
     make_study(tmp_path)
     for path in tmp_path.glob("*/evaluation.json"):
@@ -87,4 +96,4 @@ def test_the_terminal_shows_headline_numbers_and_differences(study: Path) -> Non
     console.print(study_table(read_study(study)))
     printed = console.export_text()
     assert re.search(r"arm +│ success in simulation ↑ +│ 0\.750 │ +0\.800 │ +0\.300", printed)
-    assert re.search(r"−0\.45 \[−0\.\d+, −0\.\d+\]", printed)
+    assert re.search(r"−0\.450 \[−0\.\d+, −0\.\d+\]", printed)
