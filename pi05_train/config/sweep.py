@@ -45,15 +45,16 @@ def variants(overrides: Sequence[str], config_dir: str | None = None) -> list[Va
     """
     parsed = _parsed(overrides)
     swept = _swept(parsed)
-    if not swept or "run.folder" in swept:
+    points = _points(parsed, overrides)
+    if not (swept and points) or "run.folder" in swept:
         raise UserError(
             "--multirun",
-            got="a sweep of run.folder" if swept else "nothing to sweep",
+            got="a sweep of run.folder" if "run.folder" in swept else "nothing to sweep",
             expected="an override with several values, e.g. ablation=none,no_web, and one run.folder for the study",
             do="correct the overrides",
         )
     found = []
-    for point in _points(parsed, overrides):
+    for point in points:
         name = _name(point, swept)
         found.append(Variant(name, _placed(compose(point, config_dir), name)))
     _check_one_study({Path(variant.config.run.folder).parent for variant in found})
@@ -82,7 +83,10 @@ def multirun(overrides: Sequence[str], config_dir: str | None, task: Callable[[V
     with initialize_config_dir(str(resource("conf")), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        hydra.multirun(ROOT, job, hydra_overrides([*ours, *overrides], config_dir))
+        try:
+            hydra.multirun(ROOT, job, hydra_overrides([*ours, *overrides], config_dir))
+        except HydraException as error:
+            raise refusal(error, overrides) from error
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

@@ -8,11 +8,12 @@ import pytest
 
 from pi05_train.config.compose import compose
 from pi05_train.config.sweep import Variant, multirun, variants
+from pi05_train.data.order.phases import plan_phases
 from pi05_train.errors import UserError
 from pi05_train.resources import resource
 
 ABLATIONS = sorted(path.stem for path in (resource("conf") / "ablation").glob("*.yaml"))
-EXPERIMENTS = sorted(path.stem for path in (resource("conf") / "experiment").glob("*.yaml"))
+EXPERIMENTS = ["demo_pretrain", "demo_posttrain", "pi05_pretrain", "pi05_posttrain", "open_posttrain"]
 DEMO = ["experiment=demo_posttrain", "run.folder=study"]
 
 
@@ -21,7 +22,7 @@ def names(*overrides: str) -> list[str]:
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_ablation_composes_on_every_experiment_and_leaves_out_what_it_says(experiment: str) -> None:
+def test_every_ablation_composes_on_every_sort_of_mixture_and_leaves_out_what_it_says(experiment: str) -> None:
     overrides = [f"experiment={experiment}", "run.folder=study", "data.root=/data", f"ablation={','.join(ABLATIONS)}"]
     found = {variant.name: variant.config.mixture for variant in variants(overrides)}
     assert sorted(found) == ABLATIONS
@@ -30,6 +31,18 @@ def test_every_ablation_composes_on_every_experiment_and_leaves_out_what_it_says
     for mixture in found.values():
         kept = {name: entry for name, entry in whole.items() if entry.card.kind not in mixture.without}
         assert mixture.taking_part == kept
+        rows = {name: 10 + place for place, name in enumerate(kept)}
+        first = plan_phases(mixture, rows, global_batch=1, steps=0).phases[0]
+        assert all(first.share(name) > 0 for name in kept), "shares of groups are whole again"
+
+
+def test_an_ablation_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "ablation").mkdir()
+    mine = "# @package _global_\nmixture: {without: [ME, WD]}\nstage: {objective: {alpha: 5}}\n"
+    (tmp_path / "ablation" / "mine.yaml").write_text(mine)
+    _, variant = variants([*DEMO, "ablation=none,mine"], str(tmp_path))
+    assert variant.config.mixture.taking_part.keys() == {"sim_fetch", "sim_subtasks", "sim_verbal"}
+    assert variant.config.stage.objective.alpha == 5
 
 
 def test_variants_are_named_by_what_is_swept_and_have_folders_of_their_own() -> None:
@@ -64,6 +77,7 @@ def test_every_variant_starts_from_its_namesake_in_a_study_and_all_from_the_same
     ("overrides", "sentence"),
     [
         (["ablation=no_web"], "got nothing to sweep"),
+        (["ablation=glob(nothing*)"], "got nothing to sweep"),
         (["run.folder=a,b"], r"got a sweep of run\.folder"),
         (["ablation=none,no_wed"], r"ablation: got 'no_wed', .*did you mean 'no_web'\?"),
         (["stage.objective.alpha=1,-1"], r"stage\.objective\.alpha: got -1\.0"),
