@@ -81,7 +81,10 @@ def train(config: Config) -> Path:
     with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
         save_statistics(folder.path, statistics)
         epochs = schedule.epochs(steps)
-        sources = [row | {"epochs": epochs[str(row["source"])]} for row in mixture.describe(schedule.requested(steps))]
+        sources = [
+            row | {"epochs": epochs[str(row["source"])], "order": mixture.order_of(str(row["source"]), schedule)}
+            for row in mixture.describe(schedule.requested(steps))
+        ]
         (folder.path / "mixture.json").write_text(json.dumps(sources, indent=1) + "\n")
         trackers = make_trackers(config.logger, folder.path, asdict(config))
         try:

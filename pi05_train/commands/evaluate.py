@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ BASELINE_SAMPLES = 200
 """Training samples per source that the constant baselines are fitted on."""
 
 
-def evaluate(folder: str, *, ema: bool) -> None:
-    """Measure the run's newest checkpoint and print the table."""
-    Console().print(results_table(measure(Path(folder), ema=ema)))
+def evaluate(folders: Sequence[str], *, ema: bool) -> None:
+    """Measure the newest checkpoint of every run and print its table."""
+    for folder in folders:
+        Console().print(results_table(measure(Path(folder), ema=ema)))
 
 
 def measure(run: Path, *, ema: bool) -> Evaluation:
@@ -68,5 +70,5 @@ def closed_loop_tasks(config: Config) -> list[str]:
         return []
     from pi05_train.simulation.environments import EVALUATION_TASKS
 
-    enabled = {name for name, entry in config.mixture.sources.items() if entry.enabled}
+    enabled = config.mixture.taking_part
     return [name for name, task in EVALUATION_TASKS.items() if task.source in enabled]

@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verbs.add_parser("train", help="train one stage, or go on where it stopped")
     add_overrides(train)
+    train.add_argument(
+        "-m", "--multirun", action="store_true", help="a run for each value: ablation=none,no_web (docs/ablate.md)"
+    )
     train.set_defaults(verb=_train)
 
     plan = verbs.add_parser("plan", help="what a run needs of a cluster: memory, time, traffic, disk; needs no GPU")
@@ -63,14 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(verb=_plan)
 
     evaluate = verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators")
-    evaluate.add_argument("run", help="run folder of a stage")
+    evaluate.add_argument("runs", nargs="+", metavar="run", help="run folder of a stage, or of each variant of a study")
     evaluate.add_argument(
         "--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)"
     )
     evaluate.set_defaults(verb=_evaluate)
 
-    report = verbs.add_parser("report", help="one HTML page of a run folder, or of a folder of stages")
-    report.add_argument("folder", help="a run folder, or a folder with a report.json that names its stages")
+    report = verbs.add_parser("report", help="one HTML page of a run folder, of a folder of stages, or of a study")
+    report.add_argument(
+        "folder", help="a run folder, a folder with a report.json that names its stages, or a folder of runs to compare"
+    )
+    report.add_argument("--baseline", help="of a study: the run that the others are compared with (default: none)")
     report.set_defaults(verb=_report)
 
     add_data(verbs.add_parser("data", help="simulate, index, describe"))
@@ -86,10 +92,10 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from pi05_train.config.compose import compose
-    from pi05_train.train import train
+    from pi05_train.commands.train import train, train_variants
 
-    train(compose(arguments.overrides, arguments.config_dir))
+    command = train_variants if arguments.multirun else train
+    command(arguments.overrides, arguments.config_dir)
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -102,13 +108,13 @@ def _plan(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.evaluate import evaluate
 
-    evaluate(arguments.run, ema=arguments.weights == "ema")
+    evaluate(arguments.runs, ema=arguments.weights == "ema")
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.report import report
 
-    report(arguments.folder)
+    report(arguments.folder, baseline=arguments.baseline)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ Statistics = dict[str, dict[str, NormStats]]
 
 def enabled_cards(config: Config) -> dict[str, SourceCard]:
     """Cards of the sources that take part."""
-    return {name: entry.card for name, entry in config.mixture.sources.items() if entry.enabled}
+    return {name: entry.card for name, entry in config.mixture.taking_part.items()}
 
 
 def shard_statistics(config: Config) -> Statistics:

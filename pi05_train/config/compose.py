@@ -23,6 +23,9 @@ from pi05_train.model.adaptation import AdaptationConfig, check_adaptation
 from pi05_train.model.config import ModelConfig
 from pi05_train.resources import resource
 
+ROOT = "config"
+"""The file in `conf/` that every composition begins with."""
+
 
 def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     """The validated configuration of `conf/config.yaml` with Hydra overrides (`experiment=demo_pretrain run.steps=10`).
@@ -31,7 +34,7 @@ def compose(overrides: Sequence[str], config_dir: str | None = None) -> Config:
     Raises UserError for an unknown group choice or key (naming the nearest one), a missing or wrongly typed value,
     and every combination `validate` refuses.
     """
-    return _config(_values(overrides, config_dir))
+    return checked(_values(overrides, config_dir))
 
 
 def compose_plan(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Config, ClusterConfig]:
@@ -39,10 +42,11 @@ def compose_plan(overrides: Sequence[str], config_dir: str | None = None) -> tup
     values = _values(overrides, config_dir, primary="plan")
     cluster = build(ClusterConfig, values.pop("cluster"), "cluster")
     check_cluster(cluster)
-    return _config(values), cluster
+    return checked(values), cluster
 
 
-def _config(values: dict[Any, Any]) -> Config:
+def checked(values: dict[Any, Any]) -> Config:
+    """The validated configuration of composed values; refusals as in `compose`."""
     _check_source_names(values)
     config = build(Config, values)
     validate(config)
@@ -60,14 +64,12 @@ def compose_model(overrides: Sequence[str], config_dir: str | None = None) -> tu
 
 
 def _values(
-    overrides: Sequence[str], config_dir: str | None, groups: Sequence[str] = (), *, primary: str = "config"
+    overrides: Sequence[str], config_dir: str | None, groups: Sequence[str] = (), *, primary: str = ROOT
 ) -> dict[Any, Any]:
     """The resolved configuration as plain values, or some of its groups alone."""
-    folders = [resource("data_mixtures"), *([Path(config_dir).resolve()] if config_dir else [])]
-    search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
     with initialize_config_dir(str(resource("conf")), version_base="1.3"):
         try:
-            composed = hydra_compose(primary, [search, *map(_lenient, overrides)])
+            composed = hydra_compose(primary, hydra_overrides(overrides, config_dir))
             if groups:
                 composed = OmegaConf.masked_copy(composed, list(groups))
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
@@ -78,9 +80,16 @@ def _values(
                 str(error.full_key), got="nothing", expected="a value", do=f"set {error.full_key}=..."
             ) from None
         except (HydraException, OmegaConfBaseException) as error:
-            raise _refusal(error, overrides) from None
+            raise refusal(error, overrides) from None
     assert isinstance(values, dict)
     return values
+
+
+def hydra_overrides(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+    """What Hydra is given: where the groups are, and the overrides as it has to read them."""
+    folders = [resource("data_mixtures"), *([Path(config_dir).resolve()] if config_dir else [])]
+    search = f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"
+    return [search, *map(_lenient, overrides)]
 
 
 def _lenient(override: str) -> str:
@@ -117,7 +126,7 @@ def _unknown_choice(error: MissingConfigException) -> UserError:
     )
 
 
-def _refusal(error: Exception, overrides: Sequence[str]) -> UserError:
+def refusal(error: Exception, overrides: Sequence[str]) -> UserError:
     """Hydra's complaint in our words: an override of an unknown group, or something it could not parse."""
     groups = sorted({path.name for path in resource("conf").iterdir() if path.is_dir()} | {"mixture"})
     for override in overrides:

@@ -92,10 +92,15 @@ def _check_objective(config: Config) -> None:
 
 
 def _check_mixture(config: Config) -> None:
-    enabled = {name: entry for name, entry in config.mixture.sources.items() if entry.enabled}
-    if not enabled:
-        raise UserError("mixture.sources", got="no enabled source", expected="at least one", do="enable a source")
     check_mixture(config.mixture)
+    enabled = config.mixture.taking_part
+    if not enabled:
+        raise UserError(
+            "mixture.sources",
+            got="no enabled source" + (f" without kinds {config.mixture.without}" if config.mixture.without else ""),
+            expected="at least one",
+            do="enable a source",
+        )
     for name, entry in enabled.items():
         check_card(entry.card)
         if entry.card.name != name:

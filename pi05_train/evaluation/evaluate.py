@@ -67,6 +67,7 @@ def evaluate_policy(
         actions=tuple(chunks),
         texts=tuple(texts),
         images=images,
+        samples={source: evaluation.by_sample for source, evaluation in found.items()},
     )
 
 

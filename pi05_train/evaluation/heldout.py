@@ -9,14 +9,15 @@ import numpy as np
 
 from pi05_train.evaluation.answers import Answers, Truth, ask, truth_of
 from pi05_train.evaluation.baselines import ConstantPredictor, fit_constant
-from pi05_train.evaluation.metrics import aligned_accuracy, best_match_iou, masked_rmse
+from pi05_train.evaluation.metrics import aligned_accuracy, best_match_iou, masked_rmse, squared_errors
 from pi05_train.evaluation.results import METRICS, HeldoutResult
+from pi05_train.evaluation.tally import SourceSamples, Tally, mean_tally
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Chunk, Policy
 from pi05_train.samples.schema import Sample
 
-Scores = dict[str, tuple[float, int]]
-"""Metric name to value and number of samples."""
+Scores = dict[str, Tally]
+"""By metric name."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class SourceEvaluation:
     truth: Truth
     answers: Answers
     results: tuple[HeldoutResult, ...]
+    scores: Scores
+
+    @property
+    def by_sample(self) -> SourceSamples:
+        """The policy's scores with what identifies the samples."""
+        samples = self.samples
+        return SourceSamples(tuple(s.key for s in samples), tuple(s.episode for s in samples), self.scores)
 
 
 def evaluate_heldout(
@@ -77,15 +85,15 @@ def evaluate_source(
             source=samples[0].source,
             kind=samples[0].kind,
             metric=metric,
-            value=value,
-            untrained=fresh[metric][0],
+            value=tally.value,
+            untrained=fresh[metric].value,
             constant=fixed.get(metric),
-            n=n,
+            n=tally.n,
             better=METRICS[metric].better,
         )
-        for metric, (value, n) in scores.items()
+        for metric, tally in scores.items()
     )
-    return SourceEvaluation(tuple(samples), truth, answers, results)
+    return SourceEvaluation(tuple(samples), truth, answers, results, scores)
 
 
 def untrained_policy(policy: Policy, *, seed: int) -> Policy:
@@ -103,31 +111,28 @@ def untrained_policy(policy: Policy, *, seed: int) -> Policy:
 
 def score(answers: Answers, truth: Truth) -> Scores:
     """Every metric that applies to the source."""
-    n = len(truth.examples)
     scores: Scores = {}
-    entropy = float(np.mean([judged.cross_entropy for judged in answers.judged])) if answers.judged else 0.0
+    entropy = mean_tally([judged.cross_entropy for judged in answers.judged])
     if truth.has_actions:
         if answers.fast:
-            failures = sum(chunk is None for chunk in answers.fast)
-            scores |= {
-                "fast_cross_entropy": (entropy, n),
-                "fast_failure_rate": (failures / n, n),
-                "fast_action_error": (masked_rmse(_zeros_for_none(answers.fast, truth), truth.chunks, truth.masks), n),
-            }
+            scores["fast_cross_entropy"] = entropy
+            scores["fast_failure_rate"] = mean_tally([chunk is None for chunk in answers.fast])
+            scores["fast_action_error"] = squared_errors(
+                _zeros_for_none(answers.fast, truth), truth.chunks, truth.masks
+            )
         if answers.flow:
-            scores["flow_action_error"] = (masked_rmse(answers.flow, truth.chunks, truth.masks), n)
+            scores["flow_action_error"] = squared_errors(answers.flow, truth.chunks, truth.masks)
         return scores
-    right = sum(said == true for said, true in zip(answers.answers, truth.answers, strict=True))
+    right = [said == true for said, true in zip(answers.answers, truth.answers, strict=True)]
     scores = {
-        "text_cross_entropy": (entropy, n),
-        "token_accuracy": (float(np.mean([judged.accuracy for judged in answers.judged])), n),
-        truth.exactness: (right / n, n),
+        "text_cross_entropy": entropy,
+        "token_accuracy": mean_tally([judged.accuracy for judged in answers.judged]),
+        truth.exactness: mean_tally(right),
     }
-    boxed = sum(bool(boxes) for boxes in truth.boxes)
-    if boxed:
+    if any(truth.boxes):
         pairs = zip(answers.boxes, truth.boxes, strict=True)
-        overlaps = [overlap for said, true in pairs for overlap in best_match_iou(said, true)]
-        scores["box_iou"] = (float(np.mean(overlaps)), boxed)
+        overlaps = tuple(sum(best_match_iou(said, true)) for said, true in pairs)
+        scores["box_iou"] = Tally(overlaps, tuple(float(len(boxes)) for boxes in truth.boxes))
     return scores
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pi05_train.evaluation.tally import Tally
 from pi05_train.samples.schema import Box
 
 
@@ -16,14 +17,23 @@ def masked_rmse(
     masks: Sequence[NDArray[np.bool_]],
 ) -> float:
     """Root mean square error over every entry of every chunk [H, D] whose mask is True."""
-    total, count = 0.0, 0
+    return squared_errors(predicted, truth, masks).value
+
+
+def squared_errors(
+    predicted: Sequence[NDArray[np.floating]],
+    truth: Sequence[NDArray[np.floating]],
+    masks: Sequence[NDArray[np.bool_]],
+) -> Tally:
+    """What `masked_rmse` is made of, chunk by chunk."""
+    totals, counts = [], []
     for p, a, mask in zip(predicted, truth, masks, strict=True):
         assert p.shape == a.shape == mask.shape, (p.shape, a.shape, mask.shape)
         difference = (p.astype(np.float64) - a.astype(np.float64))[mask]
-        total += float(np.square(difference).sum())
-        count += difference.size
-    assert count > 0, "no valid action to compare"
-    return float(np.sqrt(total / count))
+        totals.append(float(np.square(difference).sum()))
+        counts.append(float(difference.size))
+    assert sum(counts) > 0, "no valid action to compare"
+    return Tally(tuple(totals), tuple(counts), root=True)
 
 
 def iou(a: Box, b: Box) -> float:

@@ -6,6 +6,7 @@ In a run folder:
                                   "rollouts": [RolloutSummary ...]}
     evaluation/examples.json     {"actions": [ActionExample ...], "texts": [TextExample ...]}
     evaluation/<image>           pictures named by the text examples (PNG)
+    evaluation/samples.json      see pi05_train.evaluation.tally
 
 Field names are those of the dataclasses below. Numbers of `evaluation.json` are written in full; the curves in
 `examples.json` are rounded to six decimals.
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
+from pi05_train.evaluation.tally import SourceSamples, read_samples, write_samples
 from pi05_train.samples.schema import Box
 
 FORMAT = 1
@@ -175,6 +177,8 @@ class Evaluation:
     texts: tuple[TextExample, ...] = ()
     images: Mapping[str, bytes] = field(default_factory=dict)
     """PNG files of the text examples by name."""
+    samples: Mapping[str, SourceSamples] = field(default_factory=dict)
+    """By source, what the held-out numbers are made of."""
 
 
 def write_evaluation(run: Path, evaluation: Evaluation) -> Path:
@@ -188,6 +192,7 @@ def write_evaluation(run: Path, evaluation: Evaluation) -> Path:
         "texts": [asdict(e) for e in evaluation.texts],
     }
     (folder / "examples.json").write_text(json.dumps(examples, allow_nan=False))
+    write_samples(run, evaluation.samples)
     table = {
         "format": FORMAT,
         "stage": evaluation.stage,
@@ -226,6 +231,7 @@ def read_evaluation(run: Path) -> Evaluation:
         actions=tuple(_action_example(row) for row in examples["actions"]),
         texts=texts,
         images={e.image: (run / "evaluation" / e.image).read_bytes() for e in texts},
+        samples=read_samples(run),
     )
 
 

@@ -61,7 +61,7 @@ def success(inputs: ReportInputs) -> Html | None:
             "where they overlap with a baseline's, the difference may be chance."
         ),
         html.figure(
-            figures.success_rates(evaluation.rollouts),
+            figures.success_rates(evaluation.rollouts, figures.policy_colours(evaluation.rollouts)),
             "Success rate (point) and 95 % Wilson interval (line) per task; the counts stand to the right.",
         ),
         html.table(head, rows, numeric=(3, 4, 5, 6)),

@@ -88,7 +88,7 @@ def loss_curves(stage: StageLog, colours: Mapping[str, str]) -> bytes:
                 axis.plot(steps, smoothed(values), color=colours[source], linewidth=1.8, label=source)
             axis.set(title=title, xlabel="step", ylim=(0, None))
             axis.legend(ncols=2 if len(stage.sources(loss)) > 4 else 1)
-        return _png(figure)
+        return png(figure)
 
 
 def mixture_bars(mixture: Sequence[MixtureShare], colours: Mapping[str, str]) -> bytes:
@@ -110,7 +110,7 @@ def mixture_bars(mixture: Sequence[MixtureShare], colours: Mapping[str, str]) ->
         axis.set(xlabel="% of training samples, requested (pale) and realised (full)")
         axis.margins(x=0.12)
         axis.invert_yaxis()
-        return _png(figure)
+        return png(figure)
 
 
 def action_chunk(example: ActionExample) -> bytes:
@@ -139,7 +139,7 @@ def action_chunk(example: ActionExample) -> bytes:
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3)
         figure.supxlabel("seconds", fontsize=9, color="#5b6875")
-        return _png(figure)
+        return png(figure)
 
 
 def denoising(example: ActionExample) -> bytes:
@@ -160,15 +160,20 @@ def denoising(example: ActionExample) -> bytes:
             axis.spines[:].set_visible(False)
         bar = figure.colorbar(shown, ax=list(axes), ticks=[-2, 0, 2], pad=0.01, aspect=10)
         bar.outline.set_visible(False)
-        return _png(figure)
+        return png(figure)
 
 
-def success_rates(rows: Sequence[RolloutSummary]) -> bytes:
-    """Success rate per task with its 95 % interval, one colour per policy."""
+def policy_colours(rows: Sequence[RolloutSummary]) -> dict[str, str]:
+    """The trained policy stands out from its baselines."""
     policies = list(dict.fromkeys(row.policy for row in rows))
-    colours = {
+    return {
         name: FLOW if name == "trained" else (GREY, FAST, "#7a5cc2")[i % 3] for i, name in enumerate(policies[::-1])
     }
+
+
+def success_rates(rows: Sequence[RolloutSummary], colours: Mapping[str, str]) -> bytes:
+    """Success rate per task with its 95 % interval, one colour per policy."""
+    policies = list(dict.fromkeys(row.policy for row in rows))
     places = list(dict.fromkeys((row.source, row.task) for row in rows))
     step = 0.8 / len(policies)
     with rc_context(STYLE):
@@ -198,7 +203,7 @@ def success_rates(rows: Sequence[RolloutSummary]) -> bytes:
         axis.grid(visible=False, axis="y")
         axis.invert_yaxis()
         figure.legend(loc="outside upper left", ncols=len(policies))
-        return _png(figure)
+        return png(figure)
 
 
 def phase_bars(seconds: Mapping[str, float]) -> bytes:
@@ -215,10 +220,11 @@ def phase_bars(seconds: Mapping[str, float]) -> bytes:
         axis.margins(x=0.1)
         axis.grid(visible=False, axis="y")
         axis.invert_yaxis()
-        return _png(figure)
+        return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The picture, byte for byte the same for the same figure."""
     FigureCanvasAgg(figure)
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})

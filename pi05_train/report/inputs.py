@@ -77,6 +77,11 @@ class ReportInputs:
         return found[-1] if found else None
 
 
+def is_run_or_stages(folder: Path) -> bool:
+    """Whether `read_inputs` reads the folder."""
+    return any((folder / name).is_file() for name in ("report.json", "metrics.jsonl"))
+
+
 def read_inputs(folder: Path) -> ReportInputs:
     """The inputs of a run folder, or of a folder of stages; `UserError` when it is neither."""
     plan = folder / "report.json"
@@ -87,7 +92,10 @@ def read_inputs(folder: Path) -> ReportInputs:
     if (folder / "metrics.jsonl").is_file():
         return ReportInputs(folder.name, (read_stage(folder),))
     raise UserError(
-        "report", got=str(folder), expected="a folder with metrics.jsonl or report.json", do="name a run folder"
+        "report",
+        got=str(folder),
+        expected="a folder with metrics.jsonl or report.json, or of runs to compare",
+        do="name a run folder",
     )
 
 

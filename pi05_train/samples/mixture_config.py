@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
+from pi05_train.samples.schema import KINDS
 
 POLICIES = ("repeat", "drop", "stop")
 
@@ -76,6 +77,13 @@ class FilterConfig:
     """Leave out episodes whose last anchor frame is at this step or later."""
     environments: int | None = None
     """Keep that many environments per source; a larger number keeps the same ones and adds to them."""
+    environments_of: list[str] = field(default_factory=list)
+    """Kinds whose sources `environments` is meant for; empty: all."""
+
+    def of_kind(self, kind: str) -> FilterConfig:
+        """What the filters come to for sources of one kind."""
+        counted = not self.environments_of or kind in self.environments_of
+        return replace(self, environments=self.environments if counted else None, environments_of=[])
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,15 @@ class MixtureConfig:
     """What weights and shares count; "examples" is all there is."""
     groups: dict[str, GroupEntry] = field(default_factory=dict)
     phases: dict[str, PhaseEntry] = field(default_factory=dict)
+    without: list[str] = field(default_factory=list)
+    """Kinds that are left out, as if each of their sources had `enabled: false`: ablations of any mixture."""
+
+    @property
+    def taking_part(self) -> dict[str, SourceEntry]:
+        """The enabled sources of kinds that are not left out, as declared."""
+        return {
+            name: entry for name, entry in self.sources.items() if entry.enabled and entry.card.kind not in self.without
+        }
 
 
 def check_mixture(config: MixtureConfig) -> None:
@@ -100,9 +117,11 @@ def check_mixture(config: MixtureConfig) -> None:
             expected="examples, the rows of a mixture",
             do="set it; a share of tokens is a share of examples divided by the source's mean tokens per example",
         )
-    for name, entry in config.sources.items():
-        if entry.enabled:
-            _check_source(name, entry)
+    for where, kinds in (("without", config.without), ("filters.environments_of", config.filters.environments_of)):
+        for kind in kinds:
+            _check_known(f"mixture.{where}", kind, KINDS)
+    for name, entry in config.taking_part.items():
+        _check_source(name, entry)
     known = {entry.group_name for entry in config.sources.values()}
     _check_groups("mixture.groups", config.groups, known)
     groups, started = dict(config.groups), set[int]()

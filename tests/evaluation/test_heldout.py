@@ -66,8 +66,8 @@ def test_the_truth_itself_scores_perfectly(source: str) -> None:
         fast=tuple(truth.chunks) if truth.has_actions else (),
         flow=tuple(truth.chunks) if truth.has_actions else (),
     )
-    for metric, (value, _) in score(perfect, truth).items():
-        assert value == pytest.approx(1.0 if METRICS[metric].better == "higher" else 0.0), metric
+    for metric, tally in score(perfect, truth).items():
+        assert tally.value == pytest.approx(1.0 if METRICS[metric].better == "higher" else 0.0), metric
 
 
 def test_undecodable_fast_tokens_count_as_zero_actions() -> None:
@@ -75,8 +75,8 @@ def test_undecodable_fast_tokens_count_as_zero_actions() -> None:
     judged = (TeacherForced(1.0, 0.5),) * 4
     none = score(Answers(judged, fast=(None,) * 4), truth)
     zeros = score(Answers(judged, fast=tuple(np.zeros_like(chunk) for chunk in truth.chunks)), truth)
-    assert none["fast_failure_rate"] == (1.0, 4)
-    assert zeros["fast_failure_rate"] == (0.0, 4)
+    assert (none["fast_failure_rate"].value, none["fast_failure_rate"].n) == (1.0, 4)
+    assert (zeros["fast_failure_rate"].value, zeros["fast_failure_rate"].n) == (0.0, 4)
     assert none["fast_action_error"] == zeros["fast_action_error"]
 
 
@@ -135,6 +135,16 @@ def test_an_evaluation_is_read_back_as_it_was_written(evaluation: Evaluation, tm
         np.testing.assert_allclose(a.truth_hd, b.truth_hd, atol=1e-6)
         assert a.truth_hd.shape == (HORIZON, CARDS[a.source].action_dim)
         np.testing.assert_array_equal(a.valid_h, b.valid_h)
+
+
+def test_the_samples_kept_make_up_every_number(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_evaluation(tmp_path, evaluation)
+    kept = read_evaluation(tmp_path).samples
+    assert kept == evaluation.samples
+    for row in evaluation.heldout:
+        tally = kept[row.source].tallies[row.metric]
+        assert (tally.value, tally.n) == (row.value, row.n)
+        assert len(tally.totals) == len(kept[row.source].keys) == len(kept[row.source].episodes)
 
 
 def test_the_denoising_shown_ends_in_the_prediction_shown(evaluation: Evaluation) -> None:

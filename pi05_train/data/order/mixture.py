@@ -53,7 +53,7 @@ class Mixture:
         filters = config.filters if split in (None, config.filters.split) else FilterConfig(split=str(split))
         if filters.split not in ("train", "heldout"):
             raise UserError("mixture split", got=repr(filters.split), expected="train or heldout", do="correct it")
-        entries = {name: entry for name, entry in config.sources.items() if entry.enabled}
+        entries = config.taking_part
         if not entries:
             raise UserError(
                 f"mixture {config.name}, sources", got="none enabled", expected="at least one", do="enable one"
@@ -78,7 +78,10 @@ class Mixture:
             filters=filters,
             cards={name: entry.card for name, entry in entries.items()},
             indexes=indexes,
-            rows={name: filter_rows(name, index, filters, cache) for name, index in indexes.items()},
+            rows={
+                name: filter_rows(name, index, filters.of_kind(entries[name].card.kind), cache)
+                for name, index in indexes.items()
+            },
             config=config,
         )
 
@@ -148,6 +151,21 @@ class Mixture:
             if shares[name] > 0
         )
         return {"schedule_version": SCHEDULE_VERSION, "filters": asdict(self.filters), "sources": sources}
+
+    def order_of(self, source: str, schedule: Schedule) -> dict[str, str | int]:
+        """Everything that decides in which order the source's samples are drawn, by name.
+
+        Two runs in which it is equal draw the same samples of the source, one after the other, whatever else is in
+        their mixtures; a draw's augmentation and flow noise are keyed by the same things. How many of them a batch
+        holds follows from shares and batch size.
+        """
+        return {
+            "seed": schedule.seed,
+            "shards": self.indexes[source].fingerprint,
+            "rows": self.rows[source].fingerprint,
+            "read_group": schedule.read_group,
+            "schedule_version": SCHEDULE_VERSION,
+        }
 
     def key(self, source: str, row: int) -> str:
         """The key of a sample, from the index alone."""

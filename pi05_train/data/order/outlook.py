@@ -42,9 +42,9 @@ class Outlook:
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> Outlook:
         """Opens the indexes that there are; refuses (UserError) what `Mixture.open` refuses of those."""
-        cards = {name: entry.card for name, entry in config.sources.items() if entry.enabled}
+        cards = {name: entry.card for name, entry in config.taking_part.items()}
         absent = {card.name: card for card in absent_sources(cards.values(), str(root), patience_seconds)}
-        there = {name: entry for name, entry in config.sources.items() if entry.enabled and name not in absent}
+        there = {name: entry for name, entry in config.taking_part.items() if name not in absent}
         part = replace(config, sources=there, groups={}, phases={}) if absent else config
         opened = Mixture.open(part, root, cache=cache, patience_seconds=patience_seconds) if there else None
         sizes = dict(zip(opened.names, opened.sizes, strict=True)) if opened else {}

@@ -116,7 +116,7 @@ class _Mix:
 
     def __init__(self, config: MixtureConfig, rows: Mapping[str, int]) -> None:
         self._where = f"mixture {config.name}"
-        self._entries = {name: entry for name, entry in config.sources.items() if entry.enabled}
+        self._entries = config.taking_part
         self._all_enabled = len(self._entries) == len(config.sources)
         self._rows = rows
         self._weights = {name: entry.weight for name, entry in self._entries.items()}

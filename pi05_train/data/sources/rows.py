@@ -50,6 +50,11 @@ class Rows:
         counts_B = np.bitwise_count(self._bits_BK.view("<u8")).sum(axis=1)
         self._ends_B = np.cumsum(counts_B, dtype=np.int64)
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of which rows of the index these are."""
+        return hashlib.sha256(np.ascontiguousarray(self._bits_BK).data).hexdigest()
+
     def __len__(self) -> int:
         return int(self._ends_B[-1])
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.sources.index import FAILED, HELDOUT
@@ -198,3 +200,57 @@ def test_mixtures_that_cannot_be_drawn_from_are_refused(synthetic_world: World) 
             Mixture.open(replace(plain, sources=sources), root)
     with pytest.raises(UserError, match="split"):
         Mixture.open(plain, root, split="test")
+
+
+def test_a_kind_is_left_out_like_its_sources_one_by_one(synthetic_world: World) -> None:
+    whole, root = config(synthetic_world), synthetic_world[0]
+    by_hand = {
+        name: replace(entry, enabled=entry.card.kind not in ("HL", "VI")) for name, entry in whole.sources.items()
+    }
+    one_by_one = Mixture.open(replace(whole, sources=by_hand), root)
+    by_kind = Mixture.open(replace(whole, without=["HL", "VI"]), root)
+    assert by_kind.names == one_by_one.names
+    assert by_kind.fingerprint == one_by_one.fingerprint
+    with pytest.raises(UserError, match=r"mixture\.without: got 'robots', expected one of \['CE', .*'WD'\]"):
+        Mixture.open(replace(whole, without=["robots"]), root)
+    with pytest.raises(UserError, match=r"mixture\.filters\.environments_of: got 'XX'"):
+        Mixture.open(config(synthetic_world, environments_of=["XX"]), root)
+
+
+def test_environments_may_be_meant_for_some_kinds_alone(synthetic_world: World) -> None:
+    every = Mixture.open(config(synthetic_world), synthetic_world[0])
+    all_few = Mixture.open(config(synthetic_world, environments=1), synthetic_world[0])
+    some_few = Mixture.open(config(synthetic_world, environments=1, environments_of=["MM", "HL"]), synthetic_world[0])
+    for name, card in some_few.cards.items():
+        like = all_few if card.kind in ("MM", "HL") else every
+        np.testing.assert_array_equal(some_few.rows[name], like.rows[name])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seeds=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    groups=st.tuples(st.sampled_from([1, 2]), st.sampled_from([1, 2])),
+    filters=st.tuples(*[st.sampled_from([FilterConfig(), FilterConfig(success_only=True)])] * 2),
+    batches=st.tuples(st.sampled_from([4, 8]), st.sampled_from([4, 8])),
+)
+def test_equal_orders_draw_the_same_samples_and_others_do_not(
+    synthetic_world: World,
+    seeds: tuple[int, int],
+    groups: tuple[int, int],
+    filters: tuple[FilterConfig, FilterConfig],
+    batches: tuple[int, int],
+) -> None:
+    """The promise that `pi05 report` shows for ablations: one mixture lacks a source, the other's order stays."""
+    whole = config(synthetic_world)
+    configs = replace(whole, filters=filters[0]), replace(whole, filters=filters[1], without=["WD"])
+    mixtures = [Mixture.open(c, synthetic_world[0]) for c in configs]
+    schedules = [
+        mixture.schedule(seed, batch, 10, read_group=group)
+        for mixture, seed, batch, group in zip(mixtures, seeds, batches, groups, strict=True)
+    ]
+    for name in mixtures[1].names:
+        orders = [m.order_of(name, s) for m, s in zip(mixtures, schedules, strict=True)]
+        drawn = [
+            np.asarray(m.rows[name])[s.rows(name, np.arange(20))] for m, s in zip(mixtures, schedules, strict=True)
+        ]
+        assert (orders[0] == orders[1]) == np.array_equal(*drawn)
