@@ -7,7 +7,6 @@ import torch
 
 from pi05_train.model.batch import Batch, SegmentInfo
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
-from pi05_train.trainer.devices import peak_flops
 from pi05_train.trainer.flops import training_flops
 
 PI05 = ModelConfig(
@@ -90,19 +89,3 @@ def test_small_size_by_hand() -> None:
     expert = 2 * 2 * (16 + 8 + 8 + 16 + 60 + 24) + 2 * 2 * 14 * 4 + 2 * (32 + 3 * 48)
     batch = shaped(model, images=1, prefix=5, target=2, labels=2)
     assert training_flops(batch, model) == 3 * (vision + backbone + head + expert)
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H200", 989e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA GeForce RTX 4090", None),
-        ("NVIDIA B200", None),
-        ("cpu", None),
-    ],
-)
-def test_unknown_devices_have_no_peak(name: str, peak: float | None) -> None:
-    assert peak_flops(name) == peak

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pi05_train.model.batch import Batch
+from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
 from pi05_train.objective.config import ObjectiveConfig
 from pi05_train.objective.losses import count, total_loss
@@ -36,20 +37,24 @@ def saved_bytes(model: Pi05, batch: Batch, objective: ObjectiveConfig) -> int:
 
 
 @pytest.mark.parametrize(
-    ("size", "stage", "dtype"),
+    ("overrides", "dtype"),
     [
-        ("demo", "pretrain", torch.float32),
-        ("demo", "posttrain", torch.float32),
-        ("demo", "posttrain", torch.bfloat16),
-        ("mid", "pretrain", torch.float32),
-        ("mid", "posttrain", torch.float32),
-        ("mid", "posttrain", torch.bfloat16),
+        (("experiment=demo_pretrain", "model=demo"), torch.float32),
+        (("experiment=demo_posttrain", "model=demo"), torch.float32),
+        (("experiment=demo_posttrain", "model=demo"), torch.bfloat16),
+        (("experiment=demo_posttrain", "model=demo", "model.family=pi0"), torch.float32),
+        (("experiment=demo_pretrain", "model=mid"), torch.float32),
+        (("experiment=demo_posttrain", "model=mid"), torch.float32),
+        (("experiment=demo_posttrain", "model=mid"), torch.bfloat16),
+        (("experiment=demo_posttrain", "model=mid", "adaptation=openpi_lora"), torch.float32),
     ],
+    ids=str,
 )
-def test_saved_bytes_are_forecast_within_a_tenth(size: str, stage: str, dtype: torch.dtype) -> None:
-    planned = network(f"experiment=demo_{stage}", f"model={size}")
+def test_saved_bytes_are_forecast_within_a_tenth(overrides: tuple[str, ...], dtype: torch.dtype) -> None:
+    planned = network(*overrides)
     config, objective = planned.config.model, planned.config.stage.objective
     model = Pi05(config, expert=objective.expert)
+    adapt(model, planned.config.adaptation)
     model.init_weights(0)
     model.to(dtype)
     segments = [
