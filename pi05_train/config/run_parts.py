@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pi05_train.errors import UserError
 
+ENGINES = ("single", "ddp")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -49,7 +51,7 @@ class EngineConfig:
     """Which engine owns the parameters, and in which precision it computes."""
 
     name: str
-    """"single": one process, one device."""
+    """One of `ENGINES`. single: one process, one device; ddp: every rank has the whole model."""
     precision: str
     """Compute precision, "fp32" or "bf16"; masters, gradients and optimizer state are fp32 either way."""
     device: str
@@ -86,7 +88,7 @@ def check_run_parts(
     """Refuse values no run can have; each error names the key as written in YAML."""
     _one_of("optimizer.name", optimizer.name, ("adamw",))
     _one_of("schedule.name", schedule.name, ("warmup_constant", "warmup_cosine", "warmup_rsqrt"))
-    _one_of("engine.name", engine.name, ("single",))
+    _one_of("engine.name", engine.name, ENGINES)
     _one_of("engine.precision", engine.precision, ("fp32", "bf16"))
     _one_of("engine.device", engine.device, ("auto", "cpu", "cuda"))
     _one_of("logger.wandb", logger.wandb, ("offline", "online", "disabled"))

@@ -48,13 +48,13 @@ class World:
         dist.all_reduce(total)
         return [int(value) for value in total]
 
-    def max(self, value: int) -> int:
-        """The largest number of all ranks, on the host."""
+    def max(self, values: list[int]) -> list[int]:
+        """The largest of all ranks at each place, on the host."""
         if self.size == 1:
-            return value
-        largest = torch.tensor(value, dtype=torch.int64)
+            return values
+        largest = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return int(largest)
+        return [int(value) for value in largest]
 
     def sum_on_device(self, values: Tensor) -> Tensor:
         """The tensor summed over all ranks, in place; the host does not wait."""
@@ -75,6 +75,10 @@ class World:
         self.sum([0])
 
 
+ALONE = World()
+"""One process that no launcher started."""
+
+
 @contextmanager
 def open_world() -> Iterator[World]:
     """Join the processes that a launcher started, if one did, and leave them at the end.
@@ -91,7 +95,8 @@ def open_world() -> Iterator[World]:
     store = dist.distributed_c10d._get_default_store()
     left = threading.Event()
     watch = store.clone()  # type: ignore[attr-defined]  # a connection of its own; the stubs lack it
-    threading.Thread(target=_end_when_another_failed, args=(watch, world.rank, left), daemon=True).start()
+    watcher = threading.Thread(target=_end_when_another_failed, args=(watch, world.rank, left), daemon=True)
+    watcher.start()
     try:
         yield world
     except KeyboardInterrupt:  # every rank was asked
@@ -103,6 +108,7 @@ def open_world() -> Iterator[World]:
         raise
     finally:
         left.set()
+        watcher.join()  # a thread inside the store at exit would abort the process
     world.barrier()
     dist.destroy_process_group()
 
@@ -111,7 +117,7 @@ def _from_environment() -> World:
     """Who the launcher says this is. Refuses what no launcher would set."""
     present = [name for name in VARIABLES if name in os.environ]
     if "WORLD_SIZE" not in present and "RANK" not in present:
-        return World()
+        return ALONE
     missing = [name for name in VARIABLES if name not in present]
     if missing:
         raise UserError(

@@ -14,7 +14,7 @@ from pi05_train.engine.world import open_world
 from pi05_train.errors import UserError
 with open_world() as world:
     assert world.sum([world.rank, 1]) == [3, 3]
-    assert world.max(world.rank) == 2
+    assert world.max([world.rank, -world.rank]) == [2, 0]
     assert world.gather(str(world.rank)) == ["0", "1", "2"]
     if world.rank == 1:
         raise UserError("rank one", got="a fault", expected="none", do="mend it")
