@@ -41,7 +41,7 @@ class PyTorchEngine:
         self.world = world
         self._device = resolve_device(engine.device, world.local_rank)
         self._model = model.float().train()
-        self._distributed = distribute(self._model, engine, self._device)
+        self._distributed = distribute(self._model, engine, world, self._device)
         self._objective = objective
         self._config = optimizer
         self._bf16 = engine.precision == "bf16"
