@@ -25,6 +25,7 @@ from pi05_train.model.batch import Batch
 from pi05_train.trainer.loop import Plan, fit
 from pi05_train.trainer.metrics import Row
 from pi05_train.trainer.run_folder import RunFolder
+from tests.engine.launched import run_ranks
 from tests.engine.tiny import PRETRAIN, TINY, tiny_engine, tiny_loader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +136,34 @@ def test_sigterm_saves_returns_and_resumes(tmp_path: Path, whole: tuple[PyTorchE
     assert steps_saved(tmp_path) == [3, 5]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert_same_run(train(tmp_path), tmp_path, *whole)
+
+
+SIGNALLED = """
+import signal, sys
+from dataclasses import replace
+from pathlib import Path
+from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine.world import open_world
+from pi05_train.trainer.loop import fit
+from pi05_train.trainer.run_folder import FollowedRunFolder
+from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, tiny_loader, tiny_model
+from tests.trainer.test_loop import PLAN, open_run, signalling_loader
+path = Path(sys.argv[1])
+with open_world() as world:
+    engine = PyTorchEngine(tiny_model(), POSTTRAIN, OPTIMIZER, replace(CPU_FP32, name="fsdp2"), world)
+    if world.rank == 0:
+        done = fit(engine, tiny_loader, PLAN, open_run(path))
+    else:
+        done = fit(engine, signalling_loader(4, signal.SIGTERM), PLAN, FollowedRunFolder(path))
+    print("done", done)
+"""
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    ended = run_ranks(2, "-c", SIGNALLED, str(tmp_path))
+    assert [process.stdout.splitlines()[-1:] for process in ended] == [["done 5"]] * 2, ended[1].stderr
+    assert steps_saved(tmp_path) == [3, 5]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 3]
 
 
 def test_interrupt_saves_then_raises_and_resumes(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
