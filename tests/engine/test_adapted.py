@@ -19,7 +19,7 @@ from pi05_train.engine.world import ALONE
 from pi05_train.model.adaptation import AdaptationConfig, LoraRule, is_lora
 from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
-from tests.engine.test_single import flat
+from tests.engine.test_pytorch import flat
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, PRETRAIN, TINY, tiny_batch, tiny_loader
 
 TOWERS = AdaptationConfig(

@@ -13,7 +13,7 @@ from pi05_train.checkpoint.run_state import save
 from pi05_train.engine.world import ALONE
 from tests.engine.launched import run_ranks
 from tests.engine.ranks import Case, cases, make_engine, outcome, resumed, train_step
-from tests.engine.test_single import flat
+from tests.engine.test_pytorch import flat
 from tests.engine.tiny import CPU_FP32
 
 SIZES = (4, 2)
