@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_ranks(size: int, *arguments: str, seconds: int = 120) -> list[subprocess.CompletedProcess[str]]:
+def run_ranks(size: int, *arguments: str, seconds: int = 600) -> list[subprocess.CompletedProcess[str]]:
     """`python *arguments` as ranks 0, 1, ... of one process group; what each printed, once all have ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -33,6 +33,7 @@ def run_ranks(size: int, *arguments: str, seconds: int = 120) -> list[subprocess
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return [
         subprocess.CompletedProcess(process.args, process.returncode, *output)
         for process, output in zip(processes, outputs, strict=True)

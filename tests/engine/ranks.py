@@ -64,7 +64,7 @@ def cases(size: int) -> list[Case]:
         return [Case(HSDP)]
     return [
         *(Case(engine, accumulate=True, insulation=False) for engine in (DDP, FSDP2, GATHERED)),
-        *(Case(engine) for engine in (DDP, FSDP2, GATHERED)),
+        *(Case(engine) for engine in (DDP, FSDP2)),
         *(Case(engine, accumulate=True, adapted=True) for engine in (DDP, FSDP2)),
         *(Case(replace(engine, precision="bf16")) for engine in (DDP, FSDP2)),
     ]
