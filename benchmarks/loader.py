@@ -50,6 +50,7 @@ from PIL import Image
 from benchmarks.robot_world import CARD, write_robot_world
 from pi05_train.data.loading.loader import make_loader
 from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.order.schedule import Schedule
@@ -102,7 +103,7 @@ def loaded(reader: Reader, schedule: Schedule, processor: Processor, run_folder:
     steps = make_loader(
         reader.mixture, schedule, reader, processor,
         division=of_equal_number(MICRO_BATCH), flow_draws=1, start_step=seed, stop_step=seed + 10_000, num_workers=0,
-        run_folder=run_folder,
+        quarantine=Quarantine(run_folder, reader.mixture),
     )  # fmt: skip
     return (batch.num_segments for _, batches in steps for batch in batches)
 

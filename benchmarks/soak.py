@@ -25,6 +25,7 @@ import torch
 from pi05_train.data.cache import Cache
 from pi05_train.data.loading.loader import make_loader
 from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.loading.shard_cache import ShardCache
 from pi05_train.data.order.mixture import Mixture
@@ -99,7 +100,7 @@ def soak(minutes: float) -> list[tuple[float, int, list[Usage]]]:
             loader = make_loader(
                 mixture, mixture.schedule(0, GLOBAL_BATCH, FOREVER), Reader(mixture, kept), processor,
                 division=of_equal_number(MICRO_BATCH), flow_draws=1, start_step=0, stop_step=FOREVER, num_workers=1,
-                run_folder=Path(name),
+                quarantine=Quarantine(Path(name), mixture),
             )  # fmt: skip
             began = time.monotonic()
             for step, _ in loader:

@@ -16,38 +16,43 @@ from pi05_train.config.schema import Config
 from pi05_train.data.fitting.fast_report import require_measured
 from pi05_train.data.loading.loader import make_loader
 from pi05_train.data.loading.micro_batches import make_division
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.loading.shard_cache import shard_cache
 from pi05_train.data.order.mixture import Mixture
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.pytorch import PyTorchEngine, refuse_wrong_world
+from pi05_train.engine.world import World, open_world
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
 from pi05_train.trainer.loop import Plan, fit
-from pi05_train.trainer.run_folder import RunFolder
+from pi05_train.trainer.run_folder import FollowedRunFolder, RunFolder
 from pi05_train.trainer.trackers import make_trackers
 
 
-def train(config: Config) -> Path:
+def train(config: Config, world: World) -> Path:
     """Train the stage the configuration describes, or go on where it stopped; returns its run folder.
 
-    Raises UserError, before any step, for whatever a person can mend.
+    Every rank of the world calls this. Raises UserError, before any step, for whatever a person can mend.
     """
+    refuse_wrong_world(config.engine, world)
+    refuse_undivided_batch(config, world)
     mixture = Mixture.of(config)
     schedule = mixture.schedule(
         config.run.seed, config.data.global_batch_samples, config.run.steps, read_group=config.data.read_group
     )
     steps = config.run.steps if schedule.end_step is None else schedule.end_step
-    if steps < config.run.steps:
+    if steps < config.run.steps and world.rank == 0:
         print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")
     reader = Reader(mixture, shard_cache(mixture, config.data))
     statistics = shard_statistics(config)
     processor = build_processor(config, statistics)
     if config.stage.objective.text:
         require_measured(config, statistics)
-    division = make_division(config, mixture, statistics, rank=SingleEngine.rank, world_size=SingleEngine.world_size)
-    engine = SingleEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine)
+    division = make_division(config, mixture, statistics, rank=world.rank, world_size=world.size)
+    engine = PyTorchEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine, world)
+    quarantine = Quarantine(Path(config.run.folder), mixture, writes=world.rank == 0)
 
     def batches(start: int) -> Iterator[list[Batch]]:
         loader = make_loader(
@@ -60,7 +65,7 @@ def train(config: Config) -> Path:
             start_step=start,
             stop_step=steps,
             num_workers=config.data.workers,
-            run_folder=folder.path,
+            quarantine=quarantine,
             prefetch_batches=config.data.prefetch_batches,
         )
         return (micro_batches for _, micro_batches in loader)
@@ -78,6 +83,10 @@ def train(config: Config) -> Path:
         model=config.model,
     )
     data = {name: mixture.indexes[name].fingerprint for name in mixture.names} | fingerprints(config, statistics)
+    if world.rank > 0:
+        world.barrier()  # the first rank has opened the folder
+        fit(engine, batches, plan, FollowedRunFolder(Path(config.run.folder)), quarantine=quarantine)
+        return Path(config.run.folder)
     with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
         save_statistics(folder.path, statistics)
         epochs = schedule.epochs(steps)
@@ -86,13 +95,25 @@ def train(config: Config) -> Path:
             for row in mixture.describe(schedule.requested(steps))
         ]
         (folder.path / "mixture.json").write_text(json.dumps(sources, indent=1) + "\n")
+        world.barrier()
         trackers = make_trackers(config.logger, folder.path, asdict(config))
         try:
-            fit(engine, batches, plan, folder, trackers)
+            fit(engine, batches, plan, folder, trackers, quarantine=quarantine)
         finally:
             for tracker in trackers:
                 tracker.close()
     return folder.path
+
+
+def refuse_undivided_batch(config: Config, world: World) -> None:
+    """Every rank takes as many samples of a step's batch."""
+    if config.data.global_batch_samples % world.size:
+        raise UserError(
+            "data.global_batch_samples",
+            got=f"{config.data.global_batch_samples} over {world.size} ranks",
+            expected="a multiple of the number of ranks",
+            do="change one of them",
+        )
 
 
 def initial_model(config: Config) -> Pi05:
@@ -111,7 +132,8 @@ def initial_model(config: Config) -> Pi05:
 def main() -> None:
     """The entry point of torchrun: overrides on the command line, a refusal as the last line."""
     try:
-        train(compose(sys.argv[1:]))
+        with open_world() as world:
+            train(compose(sys.argv[1:]), world)
     except UserError as error:
         sys.exit(f"pi05_train.train: {error}")
 

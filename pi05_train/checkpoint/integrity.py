@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from pi05_train.errors import UserError
 
@@ -25,7 +26,7 @@ def write_atomically(
     belong to another program. A failure, an interruption included, leaves nothing behind.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".saving-{folder.name}"
+    temporary = _temporary(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     check_space(folder, needed_bytes)
     try:
@@ -39,6 +40,50 @@ def write_atomically(
             raise no_space(folder, os.strerror(error.errno)) from error
         raise
     _sync(folder.parent)
+
+
+class Ranks(Protocol):
+    """Processes that write one folder together."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+
+class OneRank:
+    """A process of its own."""
+
+    rank = 0
+
+    def barrier(self) -> None:
+        """There is nobody to wait for."""
+
+
+ONE_RANK = OneRank()
+
+
+def write_together(folder: Path, write: Callable[[Path], None], ranks: Ranks) -> None:
+    """`write_atomically` where every rank puts its part into the one folder; none returns before it has its name.
+
+    A rank that fails leaves the others waiting: whoever started them ends them.
+    """
+
+    def write_all(temporary: Path) -> None:
+        ranks.barrier()  # the folder is there
+        write(temporary)
+        ranks.barrier()  # every part is there
+
+    if ranks.rank == 0:
+        write_atomically(folder, write_all)
+    else:
+        write_all(_temporary(folder))
+    ranks.barrier()
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.parent / f".saving-{folder.name}"
 
 
 def _settle(folder: Path, *, listed: bool) -> None:

@@ -8,7 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pi05_train.checkpoint.integrity import COMPLETE, delete, is_complete, unreadable, verify, write_atomically
+from pi05_train.checkpoint.integrity import (
+    COMPLETE,
+    ONE_RANK,
+    Ranks,
+    delete,
+    is_complete,
+    unreadable,
+    verify,
+    write_together,
+)
 from pi05_train.checkpoint.tensors import check_fit, read_tensors, shapes, stored_shapes, write_tensors
 from pi05_train.errors import UserError
 
@@ -32,18 +41,20 @@ def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save(run: Path, step: int, engine_state: dict[str, Any], extra: dict[str, Any]) -> Path:
+def save(run: Path, step: int, engine_state: dict[str, Any], extra: dict[str, Any], ranks: Ranks = ONE_RANK) -> Path:
     """Write a checkpoint and return its folder; a crash at any moment leaves the earlier ones as they were.
 
-    `engine_state` is nested dicts of tensors, `extra` anything JSON keeps exactly.
+    Every rank calls this. `engine_state` is nested dicts of tensors, sharded ones written by the ranks that hold them;
+    `extra` is anything JSON keeps exactly, the first rank's.
     """
     folder = step_folder(run, step)
 
     def write(temporary: Path) -> None:
         write_tensors(temporary, engine_state)
-        (temporary / EXTRA).write_text(json.dumps(extra, indent=1) + "\n")
+        if ranks.rank == 0:
+            (temporary / EXTRA).write_text(json.dumps(extra, indent=1) + "\n")
 
-    write_atomically(folder, write)
+    write_together(folder, write, ranks)
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from torch.distributed import is_initialized
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -20,10 +21,10 @@ from pi05_train.errors import UserError
 
 
 def write_tensors(folder: Path, state: dict[str, Any]) -> None:
-    """Write nested dicts of tensors into `folder`."""
+    """Write nested dicts of tensors into `folder`; every rank of the process group, if there is one, calls this."""
     try:
-        with _single_process():
-            save(state, storage_writer=FileSystemWriter(folder), no_dist=True)
+        with _perhaps_alone():
+            save(state, storage_writer=FileSystemWriter(folder), no_dist=not is_initialized())
     except CheckpointException as error:  # a BaseException, which nobody expects
         raise UserError(
             f"checkpoint {folder}",
@@ -34,17 +35,17 @@ def write_tensors(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read_tensors(folder: Path, state: dict[str, Any]) -> None:
-    """Fill the tensors of `state` in place; every one must be in the checkpoint."""
+    """Fill the tensors of `state` in place, whichever ranks wrote them; every one must be in the checkpoint."""
     try:
-        with _single_process():
-            load(state, storage_reader=FileSystemReader(folder), no_dist=True)
+        with _perhaps_alone():
+            load(state, storage_reader=FileSystemReader(folder), no_dist=not is_initialized())
     except (Exception, CheckpointException) as error:  # whatever a damaged file makes the reader raise
         raise unreadable(folder, error) from error
 
 
 @contextmanager
-def _single_process() -> Iterator[None]:
-    """Silences the remark that there is no process group, which is meant here."""
+def _perhaps_alone() -> Iterator[None]:
+    """Silences the remark that there is no process group, which one process does not need."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         yield

@@ -17,6 +17,7 @@ from pi05_train.commands.tokenizer import fit
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
 from pi05_train.data.fitting.tokenizer_fit import FastOptions
+from pi05_train.engine.world import ALONE
 from pi05_train.evaluation.results import read_evaluation
 from pi05_train.report.table import results_table
 from pi05_train.report.write import write_report
@@ -116,7 +117,7 @@ def _config(root: Path, stage: str) -> Config:
 
 def _training(name: str, explanation: str, config: Config) -> Phase:
     run = Path(config.run.folder)
-    return Phase(name, explanation, lambda: train(config), lambda: latest(run) == config.run.steps)
+    return Phase(name, explanation, lambda: train(config, ALONE), lambda: latest(run) == config.run.steps)
 
 
 def _evaluation(name: str, explanation: str, config: Config) -> Phase:

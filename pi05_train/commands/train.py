@@ -11,12 +11,14 @@ from pi05_train.checkpoint.run_state import latest
 from pi05_train.config.compose import compose
 from pi05_train.config.sweep import Variant, multirun
 from pi05_train.data.order.mixture import Mixture
+from pi05_train.engine.world import ALONE, open_world
 from pi05_train.errors import UserError
 
 
 def train(overrides: Sequence[str], config_dir: str | None) -> None:
-    """Train one stage, or go on where it stopped."""
-    stage.train(compose(overrides, config_dir))
+    """Train one stage, or go on where it stopped; every process that a launcher started calls this."""
+    with open_world() as world:
+        stage.train(compose(overrides, config_dir), world)
 
 
 def train_variants(overrides: Sequence[str], config_dir: str | None) -> None:
@@ -29,7 +31,7 @@ def train_variant(variant: Variant) -> None:
     console = Console()
     console.rule(variant.name, align="left")
     try:
-        folder = stage.train(variant.config)
+        folder = stage.train(variant.config, ALONE)
     except UserError as error:
         console.print(f"{variant.name} failed: {error}", markup=False, soft_wrap=True)
         raise

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from pi05_train.errors import UserError
 
+ENGINES = ("single", "ddp", "fsdp2", "hsdp")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -49,11 +51,18 @@ class EngineConfig:
     """Which engine owns the parameters, and in which precision it computes."""
 
     name: str
-    """"single": one process, one device."""
+    """One of `ENGINES`. single: one process, one device; ddp: every rank has the whole model; fsdp2: the ranks share
+    one copy of weights, gradients, moments and average; hsdp: groups of ranks share one each."""
     precision: str
     """Compute precision, "fp32" or "bf16"; masters, gradients and optimizer state are fp32 either way."""
     device: str
     """"auto" (CUDA where there is one), "cpu" or "cuda"."""
+    activation_checkpointing: str = "none"
+    """"none", or "full": of every block only its inputs are kept, and the rest is computed again for its backward."""
+    reshard_after_forward: bool = True
+    """fsdp2, hsdp: free gathered weights after a block's forward and gather them again for its backward."""
+    shard_ranks: int = 1
+    """hsdp: neighbouring ranks that share one copy; best those of one machine."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +95,12 @@ def check_run_parts(
     """Refuse values no run can have; each error names the key as written in YAML."""
     _one_of("optimizer.name", optimizer.name, ("adamw",))
     _one_of("schedule.name", schedule.name, ("warmup_constant", "warmup_cosine", "warmup_rsqrt"))
-    _one_of("engine.name", engine.name, ("single",))
+    _one_of("engine.name", engine.name, ENGINES)
     _one_of("engine.precision", engine.precision, ("fp32", "bf16"))
     _one_of("engine.device", engine.device, ("auto", "cpu", "cuda"))
+    _one_of("engine.activation_checkpointing", engine.activation_checkpointing, ("none", "full"))
     _one_of("logger.wandb", logger.wandb, ("offline", "online", "disabled"))
+    _at_least("engine.shard_ranks", engine.shard_ranks, 1)
     _at_least("run.steps", run.steps, 1)
     _at_least("logger.every_steps", logger.every_steps, 1)
     _at_least("schedule.warmup_steps", schedule.warmup_steps, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -25,5 +27,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """average <- decay * average + (1 - decay) * parameter."""
-        averages = [self.average[name] for name in self._trained]
-        self._blend(averages, [p.detach() for p in self._trained.values()], 0)
+        averages = [_own(self.average[name]) for name in self._trained]
+        self._blend(averages, [_own(p.detach()) for p in self._trained.values()], 0)
+
+
+def _own(value: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -40,9 +41,12 @@ def make_optimizer(
 
 
 def gradient_norm(parameters: Sequence[Parameter]) -> Tensor | None:
-    """The l2 norm over all gradients, on the device; None where no parameter has one."""
+    """The l2 norm over all gradients, sharded ones as a whole, on the device; None where no parameter has one."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return get_total_norm(gradients) if gradients else None
+    if not gradients:
+        return None
+    norm = get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def clip(groups: Sequence[Sequence[Parameter]], norms: Sequence[Tensor | None], config: OptimizerConfig) -> None:

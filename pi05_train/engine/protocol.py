@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pi05_train.engine.world import World
 from pi05_train.model.batch import Batch
 
 
@@ -55,17 +56,15 @@ class Engine(Protocol):
     """Owner of parameters, gradients, optimizer state and the averaged weights."""
 
     @property
-    def rank(self) -> int: ...
-
-    @property
-    def world_size(self) -> int: ...
+    def world(self) -> World:
+        """The ranks that train together."""
 
     @property
     def device_name(self) -> str:
         """The accelerator's own name ("NVIDIA H200"), or "cpu"."""
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
-        """One optimizer step over this rank's micro-batches of the global batch.
+        """One optimizer step over this rank's micro-batches of the global batch, as many on every rank.
 
         Losses are divided by counts over all micro-batches and ranks, so that neither changes the numbers. Raises
         UserError before any weight changes where a loss or gradient is not finite.

@@ -1,4 +1,4 @@
-"""Sums over sources, kept on the device until the step is over."""
+"""What a step's loss is made of, per source and over all ranks: counts on the host, sums on the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from pi05_train.engine.protocol import Tally
+from pi05_train.engine.world import World
 from pi05_train.model.batch import Batch
+from pi05_train.objective.losses import Counts, count
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,73 @@ class SegmentLosses:
         return self.batch.action_segments if self.flow_A.shape[0] else ()
 
 
-def source_names(batches: Sequence[Batch]) -> list[str]:
-    """Every source in the batches, sorted."""
-    return sorted({segment.source for batch in batches for segment in batch.segments})
+@dataclass(frozen=True)
+class StepCounts:
+    """What a step holds, over all its micro-batches and ranks; lists follow `names`."""
+
+    names: list[str]
+    text: list[int]
+    """Segments with labels."""
+    flow: list[int]
+    """Segments with actions."""
+    segments: list[int]
+    tokens: int
+    of_losses: Counts
+    """What the losses are divided by."""
+
+    @property
+    def samples(self) -> dict[str, int]:
+        return {name: n for name, n in zip(self.names, self.segments, strict=True) if n}
+
+    def tallies(self, sums: Sequence[float]) -> tuple[dict[str, Tally], dict[str, Tally]]:
+        """Text and flow tallies, from text sums per source followed by flow sums; a source without one is left out."""
+        both = sums[: len(self.names)], sums[len(self.names) :]
+        text, flow = (
+            {name: Tally(total, n) for name, n, total in zip(self.names, counts, of, strict=True) if n}
+            for counts, of in zip((self.text, self.flow), both, strict=True)
+        )
+        return text, flow
+
+
+class SourceNames:
+    """The sources met so far, by any rank; what is summed per source needs the same order everywhere."""
+
+    def __init__(self, world: World, *, expert: bool) -> None:
+        """`expert`: whether segments with actions have a flow loss."""
+        self.names: list[str] = []
+        self._world = world
+        self._expert = expert
+
+    def count(self, batches: Sequence[Batch]) -> StepCounts:
+        """The counts of a step. A collective: one small sum on the host, and one more exchange for a new source.
+
+        Every rank must have the same number of micro-batches, since each is a turn of all of them.
+        """
+        met = {segment.source for batch in batches for segment in batch.segments}
+        own = self._own(batches, met)
+        known, turns, *rest = self._world.sum([int(met <= set(self.names)), len(batches), *own])
+        if known < self._world.size:
+            self.names = sorted({name for names in self._world.gather(met | set(self.names)) for name in names})
+            turns, *rest = self._world.sum([len(batches), *self._own(batches, met)])
+        assert turns == len(batches) * self._world.size, "ranks have different numbers of micro-batches"
+        tokens, text, flow, *flat = rest
+        size = len(self.names)
+        parts = flat[:size], flat[size : 2 * size], flat[2 * size :]
+        return StepCounts(self.names, *parts, tokens, Counts(text, flow))
+
+    def _own(self, batches: Sequence[Batch], met: set[str]) -> list[int]:
+        """This rank's tokens and loss counts, then per known source: segments with labels, with actions, all."""
+        text, flow, segments = (dict.fromkeys({*self.names, *met}, 0) for _ in range(3))
+        for batch in batches:
+            for segment, target_length in zip(batch.segments, batch.target_lengths, strict=True):
+                segments[segment.source] += 1
+                text[segment.source] += target_length > 0
+            for i in batch.action_segments if self._expert else ():
+                flow[batch.segments[i].source] += 1
+        tokens = sum(sum(batch.prefix_lengths) + sum(batch.target_lengths) for batch in batches)
+        of_losses = sum((count(batch) for batch in batches), Counts(0, 0))
+        by_source = (text, flow, segments)
+        return [tokens, of_losses.text, of_losses.flow, *(counts[name] for counts in by_source for name in self.names)]
 
 
 def sums_by_source(losses: Sequence[SegmentLosses], sources: Sequence[str]) -> Tensor:
@@ -42,23 +108,6 @@ def sums_by_source(losses: Sequence[SegmentLosses], sources: Sequence[str]) -> T
         sums[0].index_add_(0, text_of.to(sums.device, non_blocking=True), part.text_B.float())
         sums[1].index_add_(0, flow_of.to(sums.device, non_blocking=True), part.flow_A.float())
     return sums
-
-
-def tallies(
-    losses: Sequence[SegmentLosses], sources: Sequence[str], sums: Sequence[Sequence[float]]
-) -> tuple[dict[str, Tally], dict[str, Tally], dict[str, int]]:
-    """Text tallies, flow tallies and samples per source; a source without the term is left out of it."""
-    text, flow, samples = (dict.fromkeys(sources, 0) for _ in range(3))
-    for part in losses:
-        segments = part.batch.segments
-        for segment, target_length in zip(segments, part.batch.target_lengths, strict=True):
-            samples[segment.source] += 1
-            text[segment.source] += target_length > 0
-        for i in part.flow_segments:
-            flow[segments[i].source] += 1
-    text_tallies = {s: Tally(sums[0][i], text[s]) for i, s in enumerate(sources) if text[s]}
-    flow_tallies = {s: Tally(sums[1][i], flow[s]) for i, s in enumerate(sources) if flow[s]}
-    return text_tallies, flow_tallies, samples
 
 
 def non_finite_segments(losses: Sequence[SegmentLosses]) -> list[str]:

@@ -12,6 +12,7 @@ from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.checkpoint.run_state import DataState, check_data_state, latest, load, prune, save, step_folder
 from pi05_train.config.run_parts import ScheduleConfig
 from pi05_train.data.loading.loader import LostWorker
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.engine.protocol import Engine
 from pi05_train.engine.schedule import learning_rate
 from pi05_train.errors import UserError
@@ -19,7 +20,7 @@ from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig
 from pi05_train.trainer.metrics import Losses, Speed
 from pi05_train.trainer.progress import ProgressView
-from pi05_train.trainer.run_folder import RunFolder
+from pi05_train.trainer.run_folder import RunRecords
 from pi05_train.trainer.stop import StopRequest, stop_requests
 from pi05_train.trainer.trackers import Tracker
 
@@ -47,25 +48,34 @@ def fit(
     engine: Engine,
     make_loader: LoaderFactory,
     plan: Plan,
-    folder: RunFolder,
+    folder: RunRecords,
     trackers: Sequence[Tracker] = (),
     console: Console | None = None,
+    quarantine: Quarantine | None = None,
 ) -> int:
     """Train until `plan.steps` optimizer steps are done, from the folder's newest checkpoint on; return the steps done.
 
     SIGTERM finishes the step, saves and returns; SIGINT does so and raises KeyboardInterrupt; a second SIGINT, later,
-    interrupts at once. Interrupted or not, the same rows and weights result.
+    interrupts at once. A signal to one rank stops all of them, after the same step. Interrupted or not, the same rows
+    and weights result. `quarantine` is what the loader adds bad samples to.
     """
+    world = engine.world
     start, losses = resume(engine, plan, folder)
     if start == plan.steps:
         return start
     loader, speed = make_loader(start), Speed(plan.model, engine.device_name)
     saved = done = start
-    with stop_requests() as stop, ProgressView(start, plan.steps, console or Console()) as view:
-        while done < plan.steps and stop.signal is None:
+    console = console or Console(quiet=world.rank > 0)
+    with stop_requests() as stop, ProgressView(start, plan.steps, console) as view:
+        while done < plan.steps:
             with speed.waiting_for_data():
                 micro_batches = _draw(loader, stop)
-            if micro_batches is None:
+            bad = quarantine.waiting if quarantine else []
+            stopping, any_bad = world.max([micro_batches is None, bool(bad)])
+            if any_bad and quarantine:
+                entries = [entry for of_rank in world.gather(bad) for entry in of_rank]
+                quarantine.record(entries, draws=(done + 1 - start) * plan.data_state(done).global_batch_samples)
+            if stopping or micro_batches is None:
                 break
             rate = learning_rate(done, plan.peak_learning_rate, plan.schedule)
             result = engine.train_step(micro_batches, learning_rate=rate)
@@ -84,28 +94,28 @@ def fit(
                 saved = done
         if saved < done:
             _save(engine, plan, folder, done, losses)
-    if stop.signal == signal.SIGINT:
-        raise KeyboardInterrupt
+        if world.max([stop.signal == signal.SIGINT])[0]:
+            raise KeyboardInterrupt
     return done
 
 
 def _draw(loader: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | None:
-    """The next step's micro-batches; None where a signal to the whole process group ended the loader's workers."""
+    """The next step's micro-batches; None after a signal, which may have ended the loader's workers too."""
     try:
-        return next(loader)
+        return next(loader) if stop.signal is None else None
     except LostWorker:
         if stop.signal is None:
             raise
         return None
 
 
-def resume(engine: Engine, plan: Plan, folder: RunFolder) -> tuple[int, Losses]:
+def resume(engine: Engine, plan: Plan, folder: RunRecords) -> tuple[int, Losses]:
     """Bring the engine to the newest checkpoint and cut metrics.jsonl there; (0, nothing) where there is none.
 
     Refuses a checkpoint of other data or another model, and one beyond `plan.steps`.
     """
-    start = latest(folder.path)
-    if start is None:
+    [start] = engine.world.max([latest(folder.path) or 0])
+    if start == 0:
         folder.cut_metrics(0)
         return 0, Losses()
     if start > plan.steps:
@@ -120,6 +130,8 @@ def resume(engine: Engine, plan: Plan, folder: RunFolder) -> tuple[int, Losses]:
     return start, Losses.from_state(extra["losses"])
 
 
-def _save(engine: Engine, plan: Plan, folder: RunFolder, step: int, losses: Losses) -> None:
-    save(folder.path, step, engine.state(), {"data": asdict(plan.data_state(step)), "losses": losses.state()})
-    prune(folder.path, plan.checkpoint.keep_last)
+def _save(engine: Engine, plan: Plan, folder: RunRecords, step: int, losses: Losses) -> None:
+    extra = {"data": asdict(plan.data_state(step)), "losses": losses.state()}
+    save(folder.path, step, engine.state(), extra, engine.world)
+    if engine.world.rank == 0:
+        prune(folder.path, plan.checkpoint.keep_last)

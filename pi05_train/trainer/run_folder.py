@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import yaml
 
@@ -18,13 +18,38 @@ from pi05_train.trainer.code_version import code_version
 
 MAY_CHANGE = (
     *("run.steps", "run.folder", "tokenizer", "mixture.phases", "logger", "checkpoint", "evaluation"),
+    *("engine.name", "engine.device", "engine.activation_checkpointing"),
+    *("engine.reshard_after_forward", "engine.shard_ranks"),
     *("data.root", "data.workers", "data.prefetch_batches"),
     *("data.micro_batch_samples", "data.micro_batch_tokens", "data.micro_batch_images"),
     *("data.cache", "data.cache_gigabytes", "data.patience_seconds"),
 )
 """Keys a resumed run may change: its length, where things stand (fingerprints say that they are the same things), who
-watches it, how a step's batch is divided, phases still to come (a checkpoint refuses others in what it has seen).
-Anything else is another run."""
+watches it, how processes share the work, how a step's batch is divided, phases still to come (a checkpoint refuses
+others in what it has seen). Anything else is another run."""
+
+
+class RunRecords(Protocol):
+    """What the loop needs of a run folder."""
+
+    path: Path
+
+    def append_metrics(self, row: dict[str, float | int]) -> None: ...
+
+    def cut_metrics(self, step: int) -> None: ...
+
+
+class FollowedRunFolder:
+    """The run folder as every rank but the first has it: for its checkpoints alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append_metrics(self, row: dict[str, float | int]) -> None:
+        """The first rank has the same row."""
+
+    def cut_metrics(self, step: int) -> None:
+        """The first rank does it."""
 
 
 class RunFolder:

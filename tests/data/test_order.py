@@ -14,6 +14,7 @@ import pytest
 
 from pi05_train.data.loading.loader import LostWorker, make_loader
 from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.order.schedule import Schedule, rank_slice
@@ -65,7 +66,7 @@ def load(
             start_step=steps.start,
             stop_step=steps.stop,
             num_workers=workers,
-            run_folder=run,
+            quarantine=Quarantine(run, mixture),
         )
     )
 
@@ -150,7 +151,7 @@ def test_a_killed_loader_process_ends_the_run_in_a_sentence(
         start_step=0,
         stop_step=10_000,
         num_workers=1,
-        run_folder=tmp_path,
+        quarantine=Quarantine(tmp_path, mixture),
     )
     next(loader)
     (worker,) = multiprocessing.active_children()

@@ -16,6 +16,7 @@ import pytest
 from pi05_train.data.cache import Cache
 from pi05_train.data.loading.loader import make_loader
 from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.loading.shard_cache import ShardCache
 from pi05_train.data.order.mixture import Mixture
@@ -67,7 +68,8 @@ def load(
     read_group: int = 1, steps: int = STEPS,
 ) -> list[tuple[int, list[Batch]]]:  # fmt: skip
     run.mkdir(exist_ok=True)
-    return list(
+    quarantine = Quarantine(run, mixture)
+    loaded = list(
         make_loader(
             mixture,
             mixture.schedule(11, BATCH, steps, read_group=read_group),
@@ -78,9 +80,11 @@ def load(
             start_step=0,
             stop_step=steps,
             num_workers=workers,
-            run_folder=run,
+            quarantine=quarantine,
         )
     )
+    quarantine.record(quarantine.waiting, draws=BATCH * steps)
+    return loaded
 
 
 def cache_of(mixture: Mixture, folder: Path, limit: int = 10**9) -> ShardCache:
@@ -151,7 +155,7 @@ def test_a_server_that_is_killed_and_comes_back_changes_no_batch(
         mixture = open_mixture(world[1], f"{first.http}/data")
         reader = make_loader(
             mixture, mixture.schedule(11, BATCH, STEPS), Reader(mixture), processor, division=of_equal_number(6),
-            flow_draws=1, start_step=0, stop_step=STEPS, num_workers=0, run_folder=tmp_path,
+            flow_draws=1, start_step=0, stop_step=STEPS, num_workers=0, quarantine=Quarantine(tmp_path, mixture),
         )  # fmt: skip
         got = [next(reader)]
     rest = Thread(target=lambda: got.extend(reader))

@@ -14,11 +14,12 @@ from torch import nn
 
 from pi05_train.checkpoint.run_state import load, save
 from pi05_train.engine.optimizer import clip, gradient_norm
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine.world import ALONE
 from pi05_train.model.adaptation import AdaptationConfig, LoraRule, is_lora
 from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
-from tests.engine.test_single import flat
+from tests.engine.test_pytorch import flat
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, PRETRAIN, TINY, tiny_batch, tiny_loader
 
 TOWERS = AdaptationConfig(
@@ -27,7 +28,7 @@ TOWERS = AdaptationConfig(
 EXPERT_ONLY = AdaptationConfig(freeze=["vision.*", "embedding.*", "final_norm.*", "layers.*.backbone.*"])
 
 
-def adapted_engine(adaptation: AdaptationConfig, *, seed: int = 0) -> SingleEngine:
+def adapted_engine(adaptation: AdaptationConfig, *, seed: int = 0) -> PyTorchEngine:
     """On weights that look trained: a fresh expert's closed gates would let no gradient through."""
     model = Pi05(TINY, expert=True)
     adapt(model, adaptation)
@@ -37,7 +38,7 @@ def adapted_engine(adaptation: AdaptationConfig, *, seed: int = 0) -> SingleEngi
         for name, parameter in model.named_parameters():
             if not is_lora(name):
                 parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
-    return SingleEngine(model, POSTTRAIN, replace(OPTIMIZER, clip_together=1.0), CPU_FP32)
+    return PyTorchEngine(model, POSTTRAIN, replace(OPTIMIZER, clip_together=1.0), CPU_FP32, ALONE)
 
 
 @pytest.mark.parametrize("adaptation", [TOWERS, EXPERT_ONLY], ids=["towers", "expert_only"])
@@ -108,7 +109,7 @@ def test_lora_learns() -> None:
         AdaptationConfig([LoraRule("layers.*_proj", 4, 8.0)], ["vision.*", "embedding.*", "final_norm.*", "layers.*"]),
     )
     model.init_weights(0)
-    engine = SingleEngine(model, PRETRAIN, OPTIMIZER, CPU_FP32)
+    engine = PyTorchEngine(model, PRETRAIN, OPTIMIZER, CPU_FP32, ALONE)
     losses = [engine.train_step([tiny_batch([0, 1, 2])], learning_rate=3e-2).loss for _ in range(30)]
     assert losses[-1] < 0.7 * losses[0]
 
@@ -148,7 +149,7 @@ def test_one_norm_couples_the_groups_and_two_do_not() -> None:
         model = Pi05(TINY, expert=True)
         model.init_weights(0)
         config = replace(OPTIMIZER, clip_together=together, clip_backbone=1e-3, clip_expert=1e-3)
-        engine = SingleEngine(model, POSTTRAIN, config, CPU_FP32)
+        engine = PyTorchEngine(model, POSTTRAIN, config, CPU_FP32, ALONE)
         engine.train_step([batch], learning_rate=0.0)
         moments.append({name: m.norm() / 0.1 for name, m in engine.state()["optimizer"]["exp_avg"].items()})
     expert = {name for name, _ in Pi05(TINY, expert=True).expert_parameters()}

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from pi05_train.config.run_parts import EngineConfig, OptimizerConfig, ScheduleConfig
+from pi05_train.engine.pytorch import PyTorchEngine
 from pi05_train.engine.schedule import learning_rate
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.world import ALONE
 from pi05_train.objective.config import ObjectiveConfig
 from tests.golden_numbers import EXTRACT, golden_json
 from tests.model.golden_model import flow_batch, golden_model, in_openpis_layout, tensor
@@ -62,7 +63,7 @@ def test_same_losses_norms_weights_and_averages(run: str) -> None:
     optimizer, schedule = config_of(plan)
     model = golden_model("pi05_tiny")
     initial = {name: p.detach().clone() for name, p in model.named_parameters()}
-    engine = SingleEngine(model, OBJECTIVE, optimizer, EngineConfig("single", "fp32", "cpu"))
+    engine = PyTorchEngine(model, OBJECTIVE, optimizer, EngineConfig("single", "fp32", "cpu"), ALONE)
     rates: list[float] = []
     for step in range(6):
         inputs = {name: array[step] for name, array in arrays.items() if name.startswith("in.")}

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from pi05_train.config.run_parts import EngineConfig, OptimizerConfig
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine.world import ALONE
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
 from pi05_train.model.pi05 import Pi05
@@ -44,15 +45,15 @@ CPU_FP32 = EngineConfig(name="single", precision="fp32", device="cpu")
 
 
 def tiny_example(seed: int, *, kind: str) -> tuple[Example, FlowDraws | None]:
-    """Kind ME carries actions and FAST ids, WD an answer only."""
+    """Kind ME carries actions and FAST ids, WD an answer only, HL an answer and no picture, CE actions alone."""
     rng = np.random.default_rng(seed)
-    acting = kind == "ME"
+    acting = kind in ("ME", "CE")
     mask = np.ones((TINY.action_horizon, TINY.action_dim), dtype=np.bool_)
     mask[:, 3] = False
     example = Example(
-        images=[torch.from_numpy(rng.integers(0, 256, (3, 28, 28), dtype=np.uint8))],
+        images=[] if kind == "HL" else [torch.from_numpy(rng.integers(0, 256, (3, 28, 28), dtype=np.uint8))],
         prefix_ids=rng.integers(3, 60, rng.integers(2, 6)).tolist(),
-        target_ids=rng.integers(3, 60, rng.integers(1, 5)).tolist(),
+        target_ids=[] if kind == "CE" else rng.integers(3, 60, rng.integers(1, 5)).tolist(),
         actions=rng.standard_normal((5, 4), dtype=np.float32) * mask if acting else None,
         action_mask=mask if acting else None,
         source="arm" if acting else "web",
@@ -67,8 +68,13 @@ def tiny_example(seed: int, *, kind: str) -> tuple[Example, FlowDraws | None]:
 def tiny_batch(seeds: list[int], *, kinds: str = "ME WD") -> Batch:
     """One micro-batch; kinds alternate over the seeds."""
     cycle = kinds.split()
-    parts = [tiny_example(seed, kind=cycle[seed % len(cycle)]) for seed in seeds]
-    return pack([example for example, _ in parts], [draws for _, draws in parts], seeds, TINY)
+    return tiny_mixed_batch([(seed, cycle[seed % len(cycle)]) for seed in seeds])
+
+
+def tiny_mixed_batch(samples: list[tuple[int, str]]) -> Batch:
+    """One micro-batch of samples of these (seed, kind)."""
+    parts = [tiny_example(seed, kind=kind) for seed, kind in samples]
+    return pack([example for example, _ in parts], [draws for _, draws in parts], [seed for seed, _ in samples], TINY)
 
 
 def tiny_loader(start_step: int) -> Iterator[list[Batch]]:
@@ -92,5 +98,5 @@ def tiny_engine(
     optimizer: OptimizerConfig = OPTIMIZER,
     engine: EngineConfig = CPU_FP32,
     seed: int = 0,
-) -> SingleEngine:
-    return SingleEngine(tiny_model(expert=objective.expert, seed=seed), objective, optimizer, engine)
+) -> PyTorchEngine:
+    return PyTorchEngine(tiny_model(expert=objective.expert, seed=seed), objective, optimizer, engine, ALONE)

@@ -19,12 +19,13 @@ from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.checkpoint.run_state import DataState, steps_saved
 from pi05_train.config.run_parts import ScheduleConfig
 from pi05_train.data.loading.loader import LostWorker
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.pytorch import PyTorchEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.trainer.loop import Plan, fit
 from pi05_train.trainer.metrics import Row
 from pi05_train.trainer.run_folder import RunFolder
+from tests.engine.launched import run_ranks
 from tests.engine.tiny import PRETRAIN, TINY, tiny_engine, tiny_loader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def open_run(path: Path) -> RunFolder:
     return RunFolder(path, config="run: {seed: 1}\n", fingerprints={})
 
 
-def train(path: Path, plan: Plan = PLAN, loader=tiny_loader, trackers=()) -> SingleEngine:
+def train(path: Path, plan: Plan = PLAN, loader=tiny_loader, trackers=()) -> PyTorchEngine:
     """What a process does: everything new except the run folder."""
     engine = tiny_engine()
     with open_run(path) as folder:
@@ -65,7 +66,7 @@ def rows(path: Path) -> list[Row]:
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
 
 
-def assert_same_run(engine: SingleEngine, path: Path, other: SingleEngine, other_path: Path) -> None:
+def assert_same_run(engine: PyTorchEngine, path: Path, other: PyTorchEngine, other_path: Path) -> None:
     assert rows(path) == rows(other_path)
     assert_same_tensors(engine.state(), other.state())
 
@@ -80,7 +81,7 @@ def assert_same_tensors(got: dict[str, object], expected: dict[str, object]) -> 
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[SingleEngine, Path]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[PyTorchEngine, Path]:
     path = tmp_path_factory.mktemp("whole")
     return train(path), path
 
@@ -109,7 +110,7 @@ def signalling_loader(at: int, number: int):
     return loader
 
 
-def test_whole_run_logs_saves_and_keeps(whole: tuple[SingleEngine, Path]) -> None:
+def test_whole_run_logs_saves_and_keeps(whole: tuple[PyTorchEngine, Path]) -> None:
     _, path = whole
     found = rows(path)
     assert [row["step"] for row in found] == [1, 3, 5, 6]
@@ -121,14 +122,14 @@ def test_whole_run_logs_saves_and_keeps(whole: tuple[SingleEngine, Path]) -> Non
 
 
 @pytest.mark.parametrize("at", [1, 4, 6])
-def test_crash_then_resume_is_the_uninterrupted_run(tmp_path: Path, whole: tuple[SingleEngine, Path], at: int) -> None:
+def test_crash_then_resume_is_the_uninterrupted_run(tmp_path: Path, whole: tuple[PyTorchEngine, Path], at: int) -> None:
     """Before the first checkpoint, between two, and right after one; logging windows straddle the checkpoints."""
     with pytest.raises(DiesError):
         train(tmp_path, loader=dying_loader(at))
     assert_same_run(train(tmp_path), tmp_path, *whole)
 
 
-def test_sigterm_saves_returns_and_resumes(tmp_path: Path, whole: tuple[SingleEngine, Path]) -> None:
+def test_sigterm_saves_returns_and_resumes(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
     engine = tiny_engine()
     with open_run(tmp_path) as folder:
         assert fit(engine, signalling_loader(4, signal.SIGTERM), PLAN, folder) == 5
@@ -137,14 +138,42 @@ def test_sigterm_saves_returns_and_resumes(tmp_path: Path, whole: tuple[SingleEn
     assert_same_run(train(tmp_path), tmp_path, *whole)
 
 
-def test_interrupt_saves_then_raises_and_resumes(tmp_path: Path, whole: tuple[SingleEngine, Path]) -> None:
+SIGNALLED = """
+import signal, sys
+from dataclasses import replace
+from pathlib import Path
+from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine.world import open_world
+from pi05_train.trainer.loop import fit
+from pi05_train.trainer.run_folder import FollowedRunFolder
+from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, tiny_loader, tiny_model
+from tests.trainer.test_loop import PLAN, open_run, signalling_loader
+path = Path(sys.argv[1])
+with open_world() as world:
+    engine = PyTorchEngine(tiny_model(), POSTTRAIN, OPTIMIZER, replace(CPU_FP32, name="fsdp2"), world)
+    if world.rank == 0:
+        done = fit(engine, tiny_loader, PLAN, open_run(path))
+    else:
+        done = fit(engine, signalling_loader(4, signal.SIGTERM), PLAN, FollowedRunFolder(path))
+    print("done", done)
+"""
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    ended = run_ranks(2, "-c", SIGNALLED, str(tmp_path))
+    assert [process.stdout.splitlines()[-1:] for process in ended] == [["done 5"]] * 2, ended[1].stderr
+    assert steps_saved(tmp_path) == [3, 5]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 3]
+
+
+def test_interrupt_saves_then_raises_and_resumes(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, loader=signalling_loader(0, signal.SIGINT))
     assert steps_saved(tmp_path) == [1]
     assert_same_run(train(tmp_path), tmp_path, *whole)
 
 
-def test_workers_ended_by_the_same_signal_lose_nothing(tmp_path: Path, whole: tuple[SingleEngine, Path]) -> None:
+def test_workers_ended_by_the_same_signal_lose_nothing(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
     def loader(start: int) -> Iterator[list[Batch]]:
         for step, micro_batches in enumerate(tiny_loader(start)):
             if step == 4:
@@ -212,7 +241,7 @@ def test_trackers_see_the_rows_of_the_file(tmp_path: Path) -> None:
     assert recorder.rows == [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_kill_dash_nine_then_resume_is_the_uninterrupted_run(tmp_path: Path, whole: tuple[SingleEngine, Path]) -> None:
+def test_kill_dash_nine_then_resume_is_the_uninterrupted_run(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
     """A real process, killed by itself in the middle of a save: files written, name not yet given."""
     script = f"""
 import os, signal, sys

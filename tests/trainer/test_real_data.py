@@ -20,10 +20,12 @@ from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.run_parts import ScheduleConfig
 from pi05_train.data.loading.loader import make_loader
 from pi05_train.data.loading.micro_batches import of_equal_number
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.order.schedule import Schedule
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine.world import ALONE
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
 from pi05_train.objective.config import ObjectiveConfig
@@ -61,7 +63,7 @@ class World:
                 start_step=start,
                 stop_step=STEPS,
                 num_workers=workers,
-                run_folder=run,
+                quarantine=Quarantine(run, mixture),
             )
             return (micro_batches for _, micro_batches in loader)
 
@@ -79,12 +81,12 @@ class World:
             model=self.processor.model,
         )
 
-    def engine(self, objective: ObjectiveConfig, start_from: Path | None = None) -> SingleEngine:
+    def engine(self, objective: ObjectiveConfig, start_from: Path | None = None) -> PyTorchEngine:
         model = Pi05(self.processor.model, expert=objective.expert)
         model.init_weights(3)
         if start_from is not None:
             load_weights(start_from, model, ema=True)
-        return SingleEngine(model, objective, OPTIMIZER, CPU_FP32)
+        return PyTorchEngine(model, objective, OPTIMIZER, CPU_FP32, ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def world(synthetic_world: tuple[Path, dict[str, SourceCard]], tmp_path_factory:
     return World(root, synthetic_world[1])
 
 
-def weights(engine: SingleEngine) -> dict[str, Tensor]:
+def weights(engine: PyTorchEngine) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in engine.state()["model"].items()}
 
 
@@ -102,7 +104,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
 
 
-def train(world: World, run: Path, engine: SingleEngine, **options: Any) -> SingleEngine:
+def train(world: World, run: Path, engine: PyTorchEngine, **options: Any) -> PyTorchEngine:
     with RunFolder(run, config="{}\n", fingerprints={}) as folder:
         fit(engine, options.get("loader", world.loader(run)), world.plan(), folder)
     return engine

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,15 +43,15 @@ def make_loader(
     start_step: int,
     stop_step: int,
     num_workers: int,
-    run_folder: Path,
+    quarantine: Quarantine,
     prefetch_batches: int = 2,
 ) -> Iterator[tuple[int, list[Batch]]]:
     """(step, this rank's micro-batches) for each step from `start_step` up to, not including, `stop_step`.
 
     The batches depend on the mixture, the schedule, the processor and the division only; `num_workers` processes (0:
     this one) prepare them, each `prefetch_batches` ahead and with one compute thread. Bad samples are substituted and
-    listed in `run_folder/quarantine.jsonl`; a substitute may be longer than what the division counted on. Raises, with
-    the worker's own sentence, every UserError of reader and processor, and `LostWorker`.
+    added to the quarantine; a substitute may be longer than what the division counted on. Raises, with the worker's own
+    sentence, every UserError of reader and processor, and `LostWorker`.
     """
     assert reader.mixture is mixture
     work = _WorkList(schedule, division, range(start_step, stop_step), lookahead=max(1, num_workers))
@@ -66,7 +65,6 @@ def make_loader(
         multiprocessing_context=_context(mixture) if num_workers else None,
         generator=torch.Generator(),  # its own: the global one belongs to the caller
     )
-    quarantine = Quarantine(run_folder, mixture)
     results = _results(loader)
     try:
         for step in range(start_step, stop_step):
@@ -75,8 +73,7 @@ def make_loader(
             for result in chain([first], islice(results, work.numbers.popleft() - 1)):
                 if isinstance(result, UserError):
                     raise result
-                draws = (step + 1 - start_step) * schedule.global_batch
-                quarantine.record(result.faults, step=step, draws=draws)
+                quarantine.add(result.faults, step=step)
                 batches.append(result.batch)
             yield step, batches
     finally:

@@ -15,24 +15,38 @@ BUDGET_SHARE = 1e-4
 """Of the draws made so far."""
 
 
-class Quarantine:
-    """Appends to `quarantine.jsonl` in the run folder; kept by the main process, so workers cannot change the count."""
+Entry = dict[str, str | int]
 
-    def __init__(self, run_folder: Path, mixture: Mixture) -> None:
+
+class Quarantine:
+    """The bad samples of a run, those of every rank: what a rank's loader adds waits until all ranks' are recorded.
+
+    Kept by the main process of each rank, so workers cannot change the count.
+    """
+
+    def __init__(self, run_folder: Path, mixture: Mixture, *, writes: bool = True) -> None:
+        """`quarantine.jsonl` in the run folder is written by one rank."""
         self.path = run_folder / "quarantine.jsonl"
         self.count = 0
+        self.waiting: list[Entry] = []
         self._mixture = mixture
+        self._writes = writes
 
-    def record(self, faults: Sequence[Fault], *, step: int, draws: int) -> None:
-        """Write down the faults of a micro-batch of `step`, after `draws` draws; UserError over the budget."""
-        if not faults:
-            return
-        self.count += len(faults)
-        with self.path.open("a") as file:
-            for fault in faults:
-                key = self._mixture.key(fault.source, fault.row)
-                entry = {"step": step, "source": fault.source, "key": key, "draw": fault.draw, "reason": fault.reason}
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    def add(self, faults: Sequence[Fault], *, step: int) -> None:
+        """Keep the faults of this rank's micro-batch of `step`, to be recorded."""
+        for fault in faults:
+            key = self._mixture.key(fault.source, fault.row)
+            self.waiting.append(
+                {"step": step, "source": fault.source, "key": key, "draw": fault.draw, "reason": fault.reason}
+            )
+
+    def record(self, entries: Sequence[Entry], *, draws: int) -> None:
+        """Write down what waited on all ranks, after `draws` draws of all; UserError over the budget, on every rank."""
+        self.count += len(entries)
+        if entries and self._writes:
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        self.waiting.clear()
         budget = max(SMALLEST_BUDGET, int(BUDGET_SHARE * draws))
         if self.count > budget:
             raise UserError(

@@ -65,7 +65,8 @@ def load(
     group: int = 1,
 ) -> list[tuple[int, list[Batch]]]:
     schedule = Schedule(11, mixture.names, mixture.sizes, mixture.shares, 12, read_group=group)
-    return list(
+    quarantine = Quarantine(run_folder, mixture)
+    steps = list(
         make_loader(
             mixture,
             schedule,
@@ -76,9 +77,11 @@ def load(
             start_step=start,
             stop_step=stop,
             num_workers=workers,
-            run_folder=run_folder,
+            quarantine=quarantine,
         )
     )
+    quarantine.record(quarantine.waiting, draws=12 * len(steps))
+    return steps
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
@@ -182,13 +185,17 @@ def test_a_bad_sample_is_replaced_alike_and_written_down(
 
 
 def test_too_many_bad_samples_stop_the_run(world: World, tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path, open_mixture(world))
-    fault = Fault("toy_arm", 0, 0, "reason")
-    quarantine.record([fault] * 16, step=0, draws=100)
-    quarantine.record([], step=1, draws=100)
-    with pytest.raises(UserError, match=r"quarantine\.jsonl.*got 17 in 100 draws, expected at most 16"):
-        quarantine.record([fault], step=1, draws=100)
-    quarantine.record([fault], step=2, draws=200_000)
+    """On every rank, of which one writes."""
+    writing, other = (Quarantine(tmp_path, open_mixture(world), writes=writes) for writes in (True, False))
+    writing.add([Fault("toy_arm", 0, 0, "reason")], step=0)
+    [entry] = writing.waiting
+    for quarantine in (writing, other):
+        quarantine.record([entry] * 16, draws=100)
+        quarantine.record([], draws=100)
+        with pytest.raises(UserError, match=r"quarantine\.jsonl.*got 17 in 100 draws, expected at most 16"):
+            quarantine.record([entry], draws=100)
+        quarantine.record([entry], draws=200_000)
+    assert writing.waiting == []
     assert len((tmp_path / "quarantine.jsonl").read_text().splitlines()) == 18
 
 

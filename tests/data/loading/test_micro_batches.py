@@ -16,11 +16,13 @@ from torch import Tensor
 from pi05_train.data.loading.budget import Budget
 from pi05_train.data.loading.loader import make_loader
 from pi05_train.data.loading.micro_batches import Division, Sizes, of_equal_number, within_budget
+from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.loading.token_counts import COUNT
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.order.schedule import Draw, Schedule
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine.world import ALONE
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
@@ -54,7 +56,8 @@ class World:
     def load(
         self, division: Division, run_folder: Path, *, steps: range = range(4), workers: int = 0
     ) -> list[tuple[int, list[Batch]]]:
-        options: dict[str, Any] = {"flow_draws": 1, "num_workers": workers, "run_folder": run_folder}
+        options: dict[str, Any] = {"flow_draws": 1, "num_workers": workers}
+        options["quarantine"] = Quarantine(run_folder, self.mixture)
         options |= {"division": division, "start_step": steps.start, "stop_step": steps.stop}
         return list(make_loader(self.mixture, self.schedule, Reader(self.mixture), self.processor, **options))
 
@@ -125,7 +128,7 @@ def test_loss_and_gradients_do_not_depend_on_the_division(world: World, tmp_path
         model = Pi05(world.processor.model, expert=True)
         model.init_weights(3)
         unclipped = replace(OPTIMIZER, clip_backbone=1e9, clip_expert=1e9)
-        engine = SingleEngine(model, POSTTRAIN, unclipped, CPU_FP32)
+        engine = PyTorchEngine(model, POSTTRAIN, unclipped, CPU_FP32, ALONE)
         ((_, batches),) = world.load(division, tmp_path, steps=range(2, 3))
         return engine.train_step(batches, learning_rate=0.0), engine.state()["optimizer"]["exp_avg"]
 

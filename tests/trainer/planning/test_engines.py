@@ -8,7 +8,8 @@ import pytest
 from torch import Tensor
 
 from pi05_train.config.cluster import ClusterConfig
-from pi05_train.engine.single import SingleEngine
+from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine.world import ALONE
 from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
 from pi05_train.trainer.planning.engines import ENGINES, State, state, traffic, usable
@@ -47,7 +48,7 @@ def test_a_real_engine_keeps_what_is_forecast(adaptation: str) -> None:
     config, _ = job(*overrides)
     model = Pi05(config.model, expert=True)
     adapt(model, config.adaptation)
-    engine = SingleEngine(model, config.stage.objective, config.optimizer, config.engine)
+    engine = PyTorchEngine(model, config.stage.objective, config.optimizer, config.engine, ALONE)
     kept, frozen = engine.state(), [p for p in model.parameters() if not p.requires_grad]
     forecast = state("single", network(*overrides), cluster(1, 1), micro_batches=1)
     steps = 4 * len(kept["optimizer"]["step"])

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pi05_train.config.run_parts import EngineConfig
-from pi05_train.engine.single import SingleEngine, refuse_several_processes, resolve_device
+from pi05_train.engine.pytorch import PyTorchEngine, refuse_wrong_world, resolve_device
+from pi05_train.engine.world import ALONE, World
 from pi05_train.errors import UserError
 from pi05_train.model.batch import ImageChanges
 from pi05_train.objective.losses import Counts, count, total_loss
@@ -31,7 +32,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Tensor]:
     return found
 
 
-def weights(engine: SingleEngine) -> dict[str, Tensor]:
+def weights(engine: PyTorchEngine) -> dict[str, Tensor]:
     return flat(engine.state()["model"])
 
 
@@ -202,7 +203,11 @@ def test_absent_device_is_refused() -> None:
     assert resolve_device("auto").type == CPU_FP32.device
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(UserError, match="4 processes"):
-        refuse_several_processes()
+def test_several_processes_are_refused() -> None:
+    with pytest.raises(UserError, match="engine=single: got 4 processes"):
+        refuse_wrong_world(CPU_FP32, World(size=4, group=True))
+
+
+def test_an_engine_for_several_needs_a_launcher() -> None:
+    with pytest.raises(UserError, match=r"engine=ddp: got no launcher.*launch/torchrun\.sh"):
+        refuse_wrong_world(replace(CPU_FP32, name="ddp"), ALONE)

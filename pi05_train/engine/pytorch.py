@@ -1,10 +1,10 @@
-"""One process, one device: the engine every other must agree with."""
+"""The engine on PyTorch's own parts: one process, or several that replicate or shard the model."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,32 +14,34 @@ from pi05_train.config.run_parts import EngineConfig, OptimizerConfig
 from pi05_train.engine.ema import WeightAverage
 from pi05_train.engine.optimizer import clip, gradient_norm, make_optimizer
 from pi05_train.engine.protocol import StepResult
-from pi05_train.engine.tallies import SegmentLosses, non_finite_segments, source_names, sums_by_source, tallies
+from pi05_train.engine.sharding import distribute
+from pi05_train.engine.tallies import SegmentLosses, SourceNames, StepCounts, non_finite_segments, sums_by_source
+from pi05_train.engine.world import World
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
 from pi05_train.objective.config import ObjectiveConfig
-from pi05_train.objective.losses import Counts, count, total_loss
+from pi05_train.objective.losses import Counts, LossTerms, total_loss
 from pi05_train.processing.augmentation import augmented
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-class SingleEngine:
-    """fp32 masters and AdamW on one device; compute in fp32 or, through autocast, bf16.
+class PyTorchEngine:
+    """fp32 masters and AdamW; compute in fp32 or, through autocast, bf16. On one rank the engine that every other
+    must agree with.
 
     Parameters that need no gradient are frozen: they have no optimizer state, and are their own average.
     """
 
-    rank = 0
-    world_size = 1
-
     def __init__(
-        self, model: Pi05, objective: ObjectiveConfig, optimizer: OptimizerConfig, engine: EngineConfig
+        self, model: Pi05, objective: ObjectiveConfig, optimizer: OptimizerConfig, engine: EngineConfig, world: World
     ) -> None:
-        refuse_several_processes()
-        self._device = resolve_device(engine.device)
-        self._model = model.to(self._device).float().train()
+        refuse_wrong_world(engine, world)
+        self.world = world
+        self._device = resolve_device(engine.device, world.local_rank)
+        self._model = model.float().train()
+        self._distributed = distribute(self._model, engine, world, self._device)
         self._objective = objective
         self._config = optimizer
         self._bf16 = engine.precision == "bf16"
@@ -50,6 +52,7 @@ class SingleEngine:
         assert len(self._backbone) + len(self._expert) == len(self._trained), "a parameter belongs to neither group"
         self._optimizer = make_optimizer(self._backbone, self._expert, optimizer)
         self._average = None if optimizer.ema_decay is None else WeightAverage(self._named, optimizer.ema_decay)
+        self._sources = SourceNames(world, expert=objective.expert)
         self._step = 0
 
     @property
@@ -58,12 +61,12 @@ class SingleEngine:
 
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
         """See `Engine.train_step`. The device is waited for once, before the optimizer step."""
-        losses, total = self._backward(micro_batches)
+        counts = self._sources.count(micro_batches)
+        losses, total = self._backward(micro_batches, counts)
         norms = gradient_norm(self._backbone), gradient_norm(self._expert)
-        sources = source_names(micro_batches)
-        sums = sums_by_source(losses, sources)
-        loss, backbone_norm, expert_norm, *flat = _to_host(total, *norms, sums)
-        self._refuse_non_finite(losses, sources, (loss, backbone_norm, expert_norm))
+        sums = self.world.sum_on_device(torch.cat([total[None], sums_by_source(losses, self._sources.names).flatten()]))
+        backbone_norm, expert_norm, loss, *flat = _to_host(*norms, sums)
+        self._refuse_non_finite(losses, (loss, backbone_norm, expert_norm))
         clip((self._backbone, self._expert), norms, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
@@ -72,13 +75,13 @@ class SingleEngine:
         if self._average is not None:
             self._average.update()
         self._step += 1
-        text, flow, samples = tallies(losses, sources, (flat[: len(sources)], flat[len(sources) :]))
+        text, flow = counts.tallies(flat)
         return StepResult(
             loss=loss,
             text=text,
             flow=flow,
-            samples=samples,
-            tokens=sum(sum(b.prefix_lengths) + sum(b.target_lengths) for b in micro_batches),
+            samples=counts.samples,
+            tokens=counts.tokens,
             backbone_norm=backbone_norm,
             expert_norm=None if norms[1] is None else expert_norm,
         )
@@ -102,62 +105,80 @@ class SingleEngine:
         self._step = int(state["step"])
         _copy(mine, state)
 
-    def _backward(self, micro_batches: Sequence[Batch]) -> tuple[list[SegmentLosses], Tensor]:
-        """Gradients of the global loss, accumulated over the micro-batches, and that loss."""
-        parts = [count(batch) for batch in micro_batches]
-        counts = Counts(text=sum(part.text for part in parts), flow=sum(part.flow for part in parts))
+    def _backward(self, micro_batches: Sequence[Batch], counts: StepCounts) -> tuple[list[SegmentLosses], Tensor]:
+        """Gradients of the global loss, accumulated over the micro-batches, and this rank's part of that loss."""
         losses, total = [], torch.zeros((), device=self._device)
-        for batch in micro_batches:
-            on_device = augmented(batch.to(self._device))
-            with self._compute():
-                output = self._model(on_device, insulation=self._objective.insulation)
-                terms = total_loss(output, on_device, self._objective, counts)
-            terms.total.backward()  # type: ignore[no-untyped-call]
+        for place, batch in enumerate(micro_batches, start=1):
+            with nullcontext() if place == len(micro_batches) else self._distributed.accumulating():
+                terms = self._forward(batch, counts.of_losses)
+                # Ranks average their gradients; the loss is a sum.
+                (terms.total * self.world.size).backward()  # type: ignore[no-untyped-call]
             total += terms.total.detach()
             losses.append(SegmentLosses(batch, terms.text_B, terms.flow_A))
         return losses, total
 
+    def _forward(self, batch: Batch, counts: Counts) -> LossTerms:
+        on_device = augmented(batch.to(self._device))
+        with self._compute():
+            output = self._distributed.forward(on_device, insulation=self._objective.insulation)
+            return total_loss(output, on_device, self._objective, counts)
+
     def _compute(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)
 
-    def _refuse_non_finite(
-        self, losses: Sequence[SegmentLosses], sources: Sequence[str], numbers: Sequence[float]
-    ) -> None:
+    def _refuse_non_finite(self, losses: Sequence[SegmentLosses], numbers: Sequence[float]) -> None:
+        """`numbers` are of all ranks, so all refuse together."""
         if all(math.isfinite(number) for number in numbers):
             return
         self._optimizer.zero_grad(set_to_none=True)
-        bad = non_finite_segments(losses)
+        bad = sorted({name for names in self.world.gather(non_finite_segments(losses)) for name in names})
         raise UserError(
             f"step {self._step}",
             got=f"a loss that is not finite in {', '.join(bad)}" if bad else "gradients that are not finite",
-            expected=f"finite losses and gradients from the sources {', '.join(sources)}",
+            expected=f"finite losses and gradients from the sources {', '.join(self._sources.names)}",
             do="look at these samples; the weights are unchanged"
             if bad
             else "lower the learning rate or raise precision",
         )
 
 
-def refuse_several_processes() -> None:
-    """torchrun with more than one process would train the same run several times over."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UserError("engine=single", got=f"{processes} processes", expected="one", do="set --nproc-per-node 1")
+def refuse_wrong_world(engine: EngineConfig, world: World) -> None:
+    """engine=single in several processes would train the same run several times over; the others need a launcher."""
+    name = f"engine={engine.name}"
+    if engine.name == "single" and world.size > 1:
+        raise UserError(name, got=f"{world.size} processes", expected="one", do="set --nproc-per-node 1, or engine=ddp")
+    if engine.name != "single" and not world.group:
+        raise UserError(
+            name,
+            got="no launcher",
+            expected="processes started together",
+            do="use launch/torchrun.sh, or engine=single",
+        )
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device for engine.device "auto", "cpu" or "cuda"."""
-    if name == "cuda" and not torch.cuda.is_available():
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device for engine.device "auto", "cpu" or "cuda"; each process of a machine has one of its CUDA devices."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    devices = torch.cuda.device_count()
+    if not devices:
         raise UserError("engine.device", got="cuda", expected="a CUDA device in this machine", do="use auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if local_rank >= devices:
+        raise UserError(
+            "engine.device",
+            got=f"{local_rank + 1} or more processes on a machine with {devices} CUDA devices",
+            expected="one process per device",
+            do="lower --nproc-per-node",
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
-def _to_host(total: Tensor, backbone: Tensor | None, expert: Tensor | None, sums: Tensor) -> list[float]:
+def _to_host(backbone: Tensor | None, expert: Tensor | None, sums: Tensor) -> list[float]:
     """One transfer for every number of the step; an absent norm is 0."""
-    zero = torch.zeros_like(total)
-    norms = [zero if norm is None else norm for norm in (backbone, expert)]
-    numbers: list[float] = torch.cat([torch.stack([total, *norms]).float(), sums.flatten()]).tolist()
+    norms = [sums.new_zeros(()) if norm is None else norm.float() for norm in (backbone, expert)]
+    numbers: list[float] = torch.cat([torch.stack(norms), sums]).tolist()
     return numbers
 
 
