@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pi05_train.checkpoint.run_state import DataState, latest
@@ -24,7 +25,10 @@ from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.policy import Policy
+from pi05_train.trainer.examples import example_maker
 from pi05_train.trainer.loop import Plan, fit
+from pi05_train.trainer.metrics import mixture_row
 from pi05_train.trainer.run_folder import RunFolder
 from pi05_train.trainer.trackers import make_trackers
 
@@ -47,7 +51,8 @@ def train(config: Config) -> Path:
     if config.stage.objective.text:
         require_measured(config, statistics)
     division = make_division(config, mixture, statistics, rank=SingleEngine.rank, world_size=SingleEngine.world_size)
-    engine = SingleEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine)
+    model = initial_model(config)
+    engine = SingleEngine(model, config.stage.objective, config.optimizer, config.engine)
 
     def batches(start: int) -> Iterator[list[Batch]]:
         loader = make_loader(
@@ -74,6 +79,7 @@ def train(config: Config) -> Path:
         schedule=config.schedule,
         checkpoint=config.checkpoint,
         log_every_steps=config.logger.every_steps,
+        mixture_row=partial(mixture_row, schedule),
         kinds={name: card.kind for name, card in mixture.cards.items()},
         model=config.model,
     )
@@ -88,7 +94,11 @@ def train(config: Config) -> Path:
         (folder.path / "mixture.json").write_text(json.dumps(sources, indent=1) + "\n")
         trackers = make_trackers(config.logger, folder.path, asdict(config))
         try:
-            fit(engine, batches, plan, folder, trackers)
+            show = None
+            if config.logger.examples_every_steps:
+                policy = Policy(model, processor, euler_steps=config.evaluation.euler_steps)
+                show = example_maker(config, policy, folder.path, trackers)
+            fit(engine, batches, plan, folder, trackers, after_step=show)
         finally:
             for tracker in trackers:
                 tracker.close()
