@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pi05_train.checkpoint.run_state import DataState, latest
@@ -20,13 +21,17 @@ from pi05_train.data.loading.quarantine import Quarantine
 from pi05_train.data.loading.reader import Reader
 from pi05_train.data.loading.shard_cache import shard_cache
 from pi05_train.data.order.mixture import Mixture
+from pi05_train.data.order.schedule import Schedule
 from pi05_train.engine.pytorch import PyTorchEngine, refuse_wrong_world
 from pi05_train.engine.world import World, open_world
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.policy import Policy
+from pi05_train.trainer.examples import example_maker
 from pi05_train.trainer.loop import Plan, fit
+from pi05_train.trainer.metrics import mixture_row
 from pi05_train.trainer.run_folder import FollowedRunFolder, RunFolder
 from pi05_train.trainer.trackers import make_trackers
 
@@ -51,7 +56,8 @@ def train(config: Config, world: World) -> Path:
     if config.stage.objective.text:
         require_measured(config, statistics)
     division = make_division(config, mixture, statistics, rank=world.rank, world_size=world.size)
-    engine = PyTorchEngine(initial_model(config), config.stage.objective, config.optimizer, config.engine, world)
+    model = initial_model(config)
+    engine = PyTorchEngine(model, config.stage.objective, config.optimizer, config.engine, world)
     quarantine = Quarantine(Path(config.run.folder), mixture, writes=world.rank == 0)
 
     def batches(start: int) -> Iterator[list[Batch]]:
@@ -79,6 +85,7 @@ def train(config: Config, world: World) -> Path:
         schedule=config.schedule,
         checkpoint=config.checkpoint,
         log_every_steps=config.logger.every_steps,
+        mixture_row=partial(mixture_row, schedule),
         kinds={name: card.kind for name, card in mixture.cards.items()},
         model=config.model,
     )
@@ -89,20 +96,29 @@ def train(config: Config, world: World) -> Path:
         return Path(config.run.folder)
     with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
         save_statistics(folder.path, statistics)
-        epochs = schedule.epochs(steps)
-        sources = [
-            row | {"epochs": epochs[str(row["source"])], "order": mixture.order_of(str(row["source"]), schedule)}
-            for row in mixture.describe(schedule.requested(steps))
-        ]
-        (folder.path / "mixture.json").write_text(json.dumps(sources, indent=1) + "\n")
+        save_mixture(folder.path, mixture, schedule, steps)
         world.barrier()
         trackers = make_trackers(config.logger, folder.path, asdict(config))
         try:
-            fit(engine, batches, plan, folder, trackers, quarantine=quarantine)
+            show = None
+            if config.logger.examples_every_steps:
+                policy = Policy(model, processor, euler_steps=config.evaluation.euler_steps)
+                show = example_maker(config, policy, folder.path, trackers)
+            fit(engine, batches, plan, folder, trackers, after_step=show, quarantine=quarantine)
         finally:
             for tracker in trackers:
                 tracker.close()
     return folder.path
+
+
+def save_mixture(run: Path, mixture: Mixture, schedule: Schedule, steps: int) -> None:
+    """Write down what the run asks of every source, and what decides the source's order."""
+    epochs = schedule.epochs(steps)
+    sources = [
+        row | {"epochs": epochs[str(row["source"])], "order": mixture.order_of(str(row["source"]), schedule)}
+        for row in mixture.describe(schedule.requested(steps))
+    ]
+    (run / "mixture.json").write_text(json.dumps(sources, indent=1) + "\n")
 
 
 def refuse_undivided_batch(config: Config, world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,6 @@ def test_every_data_folder_goes_into_the_wheel() -> None:
 def test_every_constraint_lies_in_the_declared_range() -> None:
     lines = (line for line in (ROOT / "constraints.txt").read_text().splitlines() if re.match(r"\w", line))
     pinned = {Requirement(line).name.lower().replace("_", "-"): line.split("==")[1] for line in lines}
-    extras = PROJECT["project"]["optional-dependencies"]["sim"]
-    for requirement in map(Requirement, [*PROJECT["project"]["dependencies"], *extras]):
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    for requirement in map(Requirement, chain(PROJECT["project"]["dependencies"], *extras)):
         assert requirement.specifier.contains(pinned[requirement.name.lower().replace("_", "-")]), requirement

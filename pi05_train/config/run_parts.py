@@ -74,6 +74,12 @@ class LoggerConfig:
     project: str
     every_steps: int
     """Steps that one row of metrics covers."""
+    tensorboard: bool = False
+    """Event files in the run folder; needs the extra `tensorboard`."""
+    examples_every_steps: int = 0
+    """Steps between predictions for a few held-out samples, to look at; 0: none."""
+    artifacts: bool = False
+    """Checkpoints go to W&B too, each with the configuration."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,18 @@ def check_run_parts(
     _at_least("engine.shard_ranks", engine.shard_ranks, 1)
     _at_least("run.steps", run.steps, 1)
     _at_least("logger.every_steps", logger.every_steps, 1)
+    _at_least("logger.examples_every_steps", logger.examples_every_steps, 0)
+    if logger.artifacts and logger.wandb == "disabled":
+        raise UserError(
+            "logger.artifacts", got="true, and W&B disabled", expected="W&B to send them to", do="choose one of the two"
+        )
+    if logger.examples_every_steps and engine.name not in ("single", "ddp"):
+        raise UserError(
+            "logger.examples_every_steps",
+            got=f"{logger.examples_every_steps} with engine {engine.name}",
+            expected="engine single or ddp, where one rank has the whole model",
+            do="set it to 0",
+        )
     _at_least("schedule.warmup_steps", schedule.warmup_steps, 0)
     if schedule.name == "warmup_cosine":
         _at_least("schedule.decay_steps", schedule.decay_steps, schedule.warmup_steps + 1)

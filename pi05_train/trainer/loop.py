@@ -18,7 +18,7 @@ from pi05_train.engine.schedule import learning_rate
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig
-from pi05_train.trainer.metrics import Losses, Speed
+from pi05_train.trainer.metrics import Losses, Row, Speed, memory_row
 from pi05_train.trainer.progress import ProgressView
 from pi05_train.trainer.run_folder import RunRecords
 from pi05_train.trainer.stop import StopRequest, stop_requests
@@ -39,6 +39,8 @@ class Plan:
     schedule: ScheduleConfig
     checkpoint: CheckpointConfig
     log_every_steps: int
+    mixture_row: Callable[[int], Row]
+    """What the steps before one asked of the sources, for its row."""
     kinds: Mapping[str, str]
     """Kind of each source, for losses per kind."""
     model: ModelConfig
@@ -50,6 +52,7 @@ def fit(
     plan: Plan,
     folder: RunRecords,
     trackers: Sequence[Tracker] = (),
+    after_step: Callable[[int], None] | None = None,
     console: Console | None = None,
     quarantine: Quarantine | None = None,
 ) -> int:
@@ -57,7 +60,7 @@ def fit(
 
     SIGTERM finishes the step, saves and returns; SIGINT does so and raises KeyboardInterrupt; a second SIGINT, later,
     interrupts at once. A signal to one rank stops all of them, after the same step. Interrupted or not, the same rows
-    and weights result. `quarantine` is what the loader adds bad samples to.
+    and weights result. `after_step` hears the steps done; `quarantine` is what the loader adds bad samples to.
     """
     world = engine.world
     start, losses = resume(engine, plan, folder)
@@ -84,11 +87,14 @@ def fit(
             done += 1
             view.show(done, result.loss, speed.samples_per_second)
             if done == plan.steps or done % plan.log_every_steps == 0:
-                row = {"step": done - 1, "learning_rate": rate} | losses.row(plan.kinds) | speed.row()
+                row: Row = {"step": done - 1, "learning_rate": rate}
+                row |= losses.row(plan.kinds) | plan.mixture_row(done) | speed.row() | memory_row(engine.device_name)
                 folder.append_metrics(row)
                 for tracker in trackers:
                     tracker.log(row)
                 losses = losses.restart()
+            if after_step is not None:
+                after_step(done)
             if done % plan.checkpoint.every_steps == 0:
                 _save(engine, plan, folder, done, losses)
                 saved = done

@@ -1,4 +1,7 @@
-"""Rows of metrics.jsonl: losses and shares (the same on every machine), and speed (this machine's)."""
+"""Rows of metrics.jsonl: losses and shares (the same on every machine), speed and memory (this machine's).
+
+Every name is listed in docs/tracking.md.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import psutil
+import torch
+
+from pi05_train.data.order.schedule import Schedule
 from pi05_train.engine.protocol import StepResult, Tally, mean
 from pi05_train.model.batch import Batch
 from pi05_train.model.config import ModelConfig
@@ -80,6 +87,20 @@ class Losses:
         """The sums saved by `state`."""
         terms = {term: {s: Tally(**tally) for s, tally in state[term].items()} for term in ("text", "flow")}
         return cls(**(state | terms))
+
+
+def mixture_row(schedule: Schedule, steps: int) -> Row:
+    """What the first `steps` steps asked of every source: its share of the samples, and how often each was seen."""
+    row: Row = {f"share_requested/{source}": share for source, share in sorted(schedule.requested(steps).items())}
+    return row | {f"epochs/{source}": epochs for source, epochs in sorted(schedule.epochs(steps).items())}
+
+
+def memory_row(device_name: str) -> Row:
+    """Gigabytes (10^9 bytes) that this process holds, and the most that its tensors ever took on an accelerator."""
+    row: Row = {"memory/host_gigabytes": psutil.Process().memory_info().rss / 1e9}
+    if device_name != "cpu":
+        row["memory/device_peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
+    return row
 
 
 def _merge(into: dict[str, Tally], more: dict[str, Tally]) -> None:

@@ -13,7 +13,7 @@ from tests.commands.conftest import Workspace
 
 def rows(workspace: Workspace, stage: str) -> list[dict[str, float]]:
     lines = (workspace.root / stage / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
 
 
 def test_two_stages_evaluation_and_report(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,8 @@ def test_shipped_values_are_possible(group: str, path: Path) -> None:
         ("engine", {"device": "tpu"}, "engine.device"),
         ("logger", {"wandb": "on"}, "logger.wandb"),
         ("logger", {"every_steps": 0}, "logger.every_steps"),
+        ("logger", {"examples_every_steps": -1}, "logger.examples_every_steps"),
+        ("logger", {"artifacts": True}, "logger.artifacts"),
         ("run", {"steps": 0}, "run.steps"),
     ],
 )

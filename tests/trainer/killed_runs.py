@@ -100,7 +100,7 @@ def outcome(folder: Path) -> tuple[dict[str, str], dict[str, str], list[dict[str
         step, digest = line.split()
         assert batches.setdefault(step, digest) == digest, f"step {step} of {folder}"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    logged = [{name: value for name, value in row.items() if not name.startswith("speed/")} for row in rows]
+    logged = [{k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))} for row in rows]
     return json.loads((folder.parent / f"{folder.name}.json").read_text())["weights"], batches, logged
 
 

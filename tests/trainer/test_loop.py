@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from pi05_train.data.loading.loader import LostWorker
 from pi05_train.engine.pytorch import PyTorchEngine
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
+from pi05_train.trainer.examples import Prediction
 from pi05_train.trainer.loop import Plan, fit
 from pi05_train.trainer.metrics import Row
 from pi05_train.trainer.run_folder import RunFolder
@@ -43,6 +44,7 @@ PLAN = Plan(
     schedule=ScheduleConfig("warmup_cosine", 2, STEPS, 1e-3),
     checkpoint=CheckpointConfig(every_steps=3, keep_last=2),
     log_every_steps=2,
+    mixture_row=lambda steps: {"epochs/arm": steps / 4},
     kinds={"arm": "ME", "web": "WD"},
     model=TINY,
 )
@@ -63,7 +65,7 @@ def train(path: Path, plan: Plan = PLAN, loader=tiny_loader, trackers=()) -> PyT
 def rows(path: Path) -> list[Row]:
     """Rows without what the clock says."""
     lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
 
 
 def assert_same_run(engine: PyTorchEngine, path: Path, other: PyTorchEngine, other_path: Path) -> None:
@@ -118,6 +120,7 @@ def test_whole_run_logs_saves_and_keeps(whole: tuple[PyTorchEngine, Path]) -> No
     assert found[0]["learning_rate"] == pytest.approx(1e-2 * 2 / 3)
     assert found[-1]["share/arm"] == pytest.approx(0.5)
     assert {"loss/total", "loss/text/web", "loss/flow/arm", "gradient_norm/backbone"} <= found[0].keys()
+    assert [row["epochs/arm"] for row in found] == [0.5, 1.0, 1.5, 1.75]
     assert steps_saved(path) == [6, 7]
 
 
@@ -233,6 +236,9 @@ def test_trackers_see_the_rows_of_the_file(tmp_path: Path) -> None:
         def log(self, row: Row) -> None:
             self.rows.append(row)
 
+        def show(self, step: int, predictions: Sequence[Prediction]) -> None:  # noqa: ARG002
+            raise AssertionError("nobody asked for examples")
+
         def close(self) -> None:
             raise AssertionError("whoever opened it closes it")
 
@@ -250,6 +256,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from pi05_train.checkpoint import integrity
 from tests.engine.tiny import tiny_engine, tiny_loader
 from tests.trainer.test_loop import PLAN, open_run
+from pi05_train.trainer.examples import Prediction
 from pi05_train.trainer.loop import fit
 rename = Path.rename
 def rename_or_die(self, target):

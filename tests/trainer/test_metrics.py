@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pi05_train.data.order.schedule import Phase, Schedule
 from pi05_train.engine.protocol import StepResult, Tally
 from pi05_train.trainer.flops import training_flops
-from pi05_train.trainer.metrics import Losses, Speed
+from pi05_train.trainer.metrics import Losses, Speed, memory_row, mixture_row
 from tests.engine.tiny import TINY, tiny_batch
 
 KINDS = {"arm": "ME", "web": "WD", "page": "WD"}
@@ -125,3 +126,23 @@ def test_unknown_accelerator_gets_one_warning_and_no_mfu() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "speed/mfu" not in Speed(TINY, "cpu", clock).row()
+
+
+def test_what_was_asked_of_a_source_stands_beside_what_it_had() -> None:
+    phases = [Phase("later", 2, {"arm": 1.0})]
+    schedule = Schedule(0, ["arm", "web"], [10, 4], [3.0, 1.0], global_batch=8, phases=phases)
+    assert mixture_row(schedule, 2) == {
+        "share_requested/arm": 0.75,
+        "share_requested/web": 0.25,
+        "epochs/arm": 12 / 10,
+        "epochs/web": 4 / 4,
+    }
+    row = mixture_row(schedule, 4)
+    assert (row["share_requested/web"], row["epochs/web"]) == (0.125, 1.0)
+
+
+def test_memory_is_that_of_this_process_and_a_cpu_has_no_device_peak() -> None:
+    row = memory_row("cpu")
+    assert row.keys() == {"memory/host_gigabytes"}
+    # A process that has loaded torch holds at least tens of megabytes, and its machine not petabytes.
+    assert 0.05 < row["memory/host_gigabytes"] < 1e6

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.trainer.loop import Plan, fit
+from pi05_train.trainer.metrics import mixture_row
 from pi05_train.trainer.run_folder import RunFolder
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, PRETRAIN
 from tests.synthetic_processor import synthetic_processor
@@ -47,15 +49,15 @@ class World:
         self.processor: Processor = synthetic_processor(root, cards)
         entries = {name: SourceEntry(card, weight=1.0) for name, card in cards.items()}
         self.mixture = Mixture.open(MixtureConfig("toy", entries), root)
+        self.schedule = Schedule(3, self.mixture.names, self.mixture.sizes, self.mixture.shares, 6)
 
     def loader(self, run: Path, workers: int = 0) -> Callable[[int], Iterator[list[Batch]]]:
         mixture = self.mixture
-        schedule = Schedule(3, mixture.names, mixture.sizes, mixture.shares, 6)
 
         def batches(start: int) -> Iterator[list[Batch]]:
             loader = make_loader(
                 mixture,
-                schedule,
+                self.schedule,
                 Reader(mixture),
                 self.processor,
                 division=of_equal_number(3),
@@ -77,6 +79,7 @@ class World:
             schedule=ScheduleConfig("warmup_constant", 1, 0, 0.0),
             checkpoint=CheckpointConfig(every_steps=2, keep_last=3),
             log_every_steps=1,
+            mixture_row=partial(mixture_row, self.schedule),
             kinds={name: card.kind for name, card in self.mixture.cards.items()},
             model=self.processor.model,
         )
@@ -101,7 +104,7 @@ def weights(engine: PyTorchEngine) -> dict[str, Tensor]:
 
 def rows(run: Path) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
 
 
 def train(world: World, run: Path, engine: PyTorchEngine, **options: Any) -> PyTorchEngine:

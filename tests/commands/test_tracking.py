@@ -1,0 +1,47 @@
+"""A run that is watched closely is the run that is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pi05_train.checkpoint.run_state import step_folder
+from pi05_train.checkpoint.tensors import read_tensors, stored_shapes
+from pi05_train.commands.main import main
+from tests.commands.conftest import Workspace
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    """Without what the clock and the machine say."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))} for row in found]
+
+
+def weights(run: Path) -> dict[str, Any]:
+    folder = step_folder(run, 3)
+    names = [name.removeprefix("model.") for name in stored_shapes(folder) if name.startswith("model.")]
+    found = {name: torch.empty(stored_shapes(folder)[f"model.{name}"]) for name in names}
+    read_tensors(folder, {"model": found})
+    return found
+
+
+def test_examples_change_no_number_and_no_weight(workspace: Workspace) -> None:
+    """Random state included: it would show in the next step."""
+    plain, watched = workspace.root / "plain", workspace.root / "watched"
+    common = ["mixture.sources.toy_bimanual.enabled=false"]
+    assert main(["train", *workspace.overrides("pretrain", f"run.folder={plain}", *common)]) == 0
+    more = ["logger.examples_every_steps=2", "logger.tensorboard=true"]
+    assert main(["train", *workspace.overrides("pretrain", f"run.folder={watched}", *common, *more)]) == 0
+    assert rows(watched) == rows(plain)
+    assert weights(watched).keys() == weights(plain).keys() != set()
+    for name, value in weights(plain).items():
+        assert torch.equal(weights(watched)[name], value), name
+
+    assert [folder.name for folder in sorted((watched / "examples").iterdir())] == ["step-00000002"]
+    shown = json.loads((watched / "examples" / "step-00000002" / "examples.json").read_text())
+    assert {"toy_arm", "toy_subtasks", "toy_web"} <= {row["source"] for row in shown}
+    assert list((watched / "tensorboard").iterdir())
+    assert not (plain / "examples").exists()
