@@ -8,8 +8,7 @@
 # is enough for all. A second Ctrl-C ends at once. After a failure the last line is the error of the rank that failed.
 set -euo pipefail
 
-# Machines that train together. A range (2:4) is elastic: the run begins with 2 and is started again, from its newest
-# checkpoint, with one more that comes; with one less if MAX_RESTARTS allows.
+# Machines that train together; each of them runs this script.
 NODES=${NODES:-1}
 
 # Where they meet: host:port of one of them, the same on all. Ranks listen on further free ports of that machine and of

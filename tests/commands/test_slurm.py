@@ -18,7 +18,7 @@ from tests.services.slurm import Slurm, free_ports, missing, slurm
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"SLURM cannot run here: {', '.join(missing())} missing")
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 40
+STEPS = 25
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def rows(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in json.loads(line).items() if "speed/" not in name} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_preempted_run_waits_in_the_queue_again_and_ends_as_the_uninterrupted_one(
     prepared: Workspace, cluster: Slurm, tmp_path: Path
 ) -> None:
