@@ -89,15 +89,11 @@ def test_machines_with_different_numbers_of_gpus_are_one_world(tmp_path: Path) -
     assert sorted(line.partition(" is ")[2] for line in who) == ["0 of 1", "0 of 2", "1 of 2"]
 
 
-def test_the_last_line_is_the_error_of_the_rank_that_failed(tmp_path: Path) -> None:
-    with launched(tmp_path, "fail", "1", PROCESSES="2") as script:
-        assert output(script, status=1)[1][-1] == "ValueError: no such thing"
-
-
-def test_a_failed_run_is_started_again_as_often_as_allowed(tmp_path: Path) -> None:
-    with launched(tmp_path, "fail", "1", PROCESSES="2", MAX_RESTARTS="1") as script:
-        out, _ = output(script)
+def test_a_failed_run_is_started_again_as_often_as_allowed_and_its_last_line_is_the_error(tmp_path: Path) -> None:
+    with launched(tmp_path, "fail", "2", PROCESSES="2", MAX_RESTARTS="1") as script:
+        out, err = output(script, status=1)
     assert len(out) == 4
+    assert err[-1] == "ValueError: no such thing"
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
