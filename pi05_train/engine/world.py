@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import Store
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from pi05_train.errors import UserError
 
@@ -101,10 +102,11 @@ def open_world() -> Iterator[World]:
         yield world
     except KeyboardInterrupt:  # every rank was asked
         raise
-    except BaseException:
+    except BaseException as error:
         if store.compare_set(_FAILED, "", str(world.rank)) != str(world.rank).encode():
             time.sleep(_POLL_SECONDS)  # the first speaks before a launcher, seeing us end, ends it
             raise SystemExit(1) from None
+        get_error_handler().record_exception(error)  # where torchrun looks for the first error
         raise
     finally:
         left.set()

@@ -1,6 +1,6 @@
 """The folder of one run: what was decided, what came of it, and one process at a time.
 
-config.yaml, code_version.json, fingerprints.json, metrics.jsonl, checkpoints/
+config.yaml, code_version.json, code-*.diff, fingerprints.json, metrics.jsonl, checkpoints/
 """
 
 from __future__ import annotations
@@ -114,12 +114,14 @@ class RunFolder:
         _replace(written, config)
 
     def _record_code(self) -> None:
-        """code_version.json lists the versions that worked on this run, one entry per change."""
+        """code_version.json lists the versions that worked on this run, one entry per change; diffs lie beside it."""
         path = self.path / "code_version.json"
         versions: list[dict[str, str]] = json.loads(path.read_text()) if path.is_file() else []
         now = code_version()
-        if not versions or versions[-1] != now:
-            _replace(path, json.dumps([*versions, now], indent=1) + "\n")
+        if not versions or versions[-1] != now.version:
+            if now.diff:
+                _replace(self.path / now.version["git_diff"], now.diff)
+            _replace(path, json.dumps([*versions, now.version], indent=1) + "\n")
 
 
 def check_same_config(folder: Path, saved: Any, now: Any) -> None:

@@ -19,7 +19,8 @@ class StopRequest:
 
 @contextmanager
 def stop_requests(clock: Callable[[], float] = time.monotonic) -> Iterator[StopRequest]:
-    """SIGINT and SIGTERM fill in the request while entered; a SIGINT more than a second later interrupts at once.
+    """SIGINT, SIGTERM and SIGUSR1 (SLURM's warning, by our scripts) fill in the request while entered; a SIGINT more
+    than a second later interrupts at once.
 
     Sooner it is the same request: launchers pass on what the whole process group was sent already.
     """
@@ -32,7 +33,7 @@ def stop_requests(clock: Callable[[], float] = time.monotonic) -> Iterator[StopR
         elif number == signal.SIGINT and clock() - since > 1.0:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield request
     finally:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pi05_train.errors import UserError
-from pi05_train.trainer.code_version import code_version
+from pi05_train.trainer import run_folder
+from pi05_train.trainer.code_version import Code, code_version
 from pi05_train.trainer.run_folder import RunFolder
 
 CONFIG = {
@@ -39,7 +40,7 @@ def test_new_folder_says_what_was_decided(tmp_path: Path) -> None:
         assert yaml.safe_load((path / "config.yaml").read_text()) == CONFIG
         assert json.loads((path / "fingerprints.json").read_text()) == DATA
         version = json.loads((path / "code_version.json").read_text())[0]
-        assert {"pi05_train", "torch", "python", "git_commit", "git_dirty"} == version.keys()
+        assert {"pi05_train", "torch", "python", "git_commit", "git_diff"} == version.keys()
         assert (path / "metrics.jsonl").read_text() == ""
 
 
@@ -114,25 +115,57 @@ def test_resuming_cuts_rows_from_the_resumed_step_and_half_a_line(tmp_path: Path
     assert rows == [{"step": 4, "loss/total": 0.4}, {"step": 9, "loss/total": 0.1 * 9}, {"step": 10}]
 
 
-def test_code_version_outside_git_is_unknown(tmp_path: Path) -> None:
-    assert code_version(tmp_path)["git_commit"] == "unknown"
+def test_code_outside_git_is_unknown(tmp_path: Path) -> None:
+    assert code_version(tmp_path).version["git_commit"] == code_version(tmp_path).version["git_diff"] == "unknown"
 
 
-def test_code_version_sees_commit_and_changes(tmp_path: Path) -> None:
+def test_commit_and_diff_give_back_the_code_that_ran(tmp_path: Path) -> None:
+    """Changes, new files of the code, but not the data that a checkout may hold."""
+
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         return subprocess.run(
             ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout.strip()
 
+    changed, new = tmp_path / "conf" / "a.yaml", tmp_path / "conf" / "b c.yaml"
+    changed.parent.mkdir()
     git("init", "-q")
-    (tmp_path / "file").write_text("a")
-    git("add", "file")
+    changed.write_text("steps: 1\n")
+    git("add", ".")
     git("commit", "-q", "-m", "first")
-    found = code_version(tmp_path)
-    assert (found["git_commit"], found["git_dirty"]) == (git("rev-parse", "HEAD"), "false")
-    (tmp_path / "file").write_text("b")
-    assert code_version(tmp_path)["git_dirty"] == "true"
+    clean = code_version(tmp_path)
+    assert (clean.version["git_commit"], clean.version["git_diff"], clean.diff) == (
+        git("rev-parse", "HEAD"),
+        "none",
+        "",
+    )
+
+    (tmp_path / "shard.tar").write_text("gigabytes")
+    assert code_version(tmp_path) == clean
+    changed.write_text("steps: 2\n")
+    new.write_text("seed: 0\n")
+    dirty = code_version(tmp_path)
+    assert dirty.version["git_diff"] not in ("none", "unknown")
     nested = tmp_path / "site-packages"
     nested.mkdir()
-    assert code_version(nested)["git_commit"] == "unknown", "somebody else's checkout"
+    assert code_version(nested).version["git_commit"] == "unknown", "somebody else's checkout"
+
+    (tmp_path / "kept.diff").write_text(dirty.diff)
+    new.unlink()
+    git("checkout", "-q", "conf")
+    git("apply", "kept.diff")
+    assert (changed.read_text(), new.read_text()) == ("steps: 2\n", "seed: 0\n")
+
+
+def test_every_code_that_worked_on_a_run_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code in ("first", "first", "second"):
+        found = Code({"git_commit": "c", "git_diff": f"code-{code}.diff"}, f"+{code}\n")
+        monkeypatch.setattr(run_folder, "code_version", lambda found=found: found)
+        RunFolder(tmp_path, config=text(), fingerprints=DATA).close()
+    names = [entry["git_diff"] for entry in json.loads((tmp_path / "code_version.json").read_text())]
+    assert {name: (tmp_path / name).read_text() for name in names} == {
+        "code-first.diff": "+first\n",
+        "code-second.diff": "+second\n",
+    }
+    assert len(names) == 2

@@ -10,7 +10,7 @@ import pytest
 from pi05_train.trainer.stop import stop_requests
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_first_signal_is_a_request_and_handlers_come_back(number: int) -> None:
     before = signal.getsignal(number)
     with stop_requests() as stop:

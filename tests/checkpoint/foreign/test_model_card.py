@@ -47,8 +47,8 @@ CONFIG: dict[str, Any] = {
     "adaptation": {"lora": [], "freeze": []},
 }
 VERSIONS = [
-    {"pi05_train": "0.1.0", "torch": "2.13.0", "git_commit": "68633340", "git_dirty": "false"},
-    {"pi05_train": "0.2.0", "torch": "2.13.0", "git_commit": "12345678", "git_dirty": "false"},
+    {"pi05_train": "0.1.0", "torch": "2.13.0", "git_commit": "68633340", "git_diff": "none"},
+    {"pi05_train": "0.2.0", "torch": "2.13.0", "git_commit": "12345678", "git_diff": "none"},
 ]
 EXPORTED = Exported(
     name="tabletop", format="lerobot", weights="averaged", dtype="float32", model=MODEL, source="arm", step=600,
