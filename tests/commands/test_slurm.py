@@ -44,7 +44,10 @@ def rows(run: Path) -> list[dict[str, Any]]:
     """What was logged, without what the clock says."""
     file = run / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
-    return [{name: value for name, value in json.loads(line).items() if not name.startswith(("speed/", "memory/"))} for line in lines]
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.startswith(("speed/", "memory/"))}
+        for line in lines
+    ]
 
 
 @pytest.mark.slow
