@@ -117,7 +117,7 @@ def plan_job(config: Config, cluster: ClusterConfig, engine: str | None = None) 
     here = [
         forecasts for name, forecasts in considered.items() if engine or name.partition(" ")[0] in run_parts.ENGINES
     ]
-    fitting = [forecast for forecasts in here for forecast in forecasts if forecast.fits(device)]
+    fitting = [forecast for forecasts in considered.values() for forecast in forecasts if forecast.fits(device)]
     suggested = best(fitting) if fitting else None
     return JobPlan(
         config=config,
