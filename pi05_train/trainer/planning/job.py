@@ -114,9 +114,8 @@ def plan_job(config: Config, cluster: ClusterConfig, engine: str | None = None) 
     considered = by_size if engine is None else {engine: by_size[engine]}
     _check_fits(considered, forecaster, chosen=engine is not None)
     asked = {name: forecaster.forecast(name, at_asked) for name in by_size}
-    here = [
-        forecasts for name, forecasts in considered.items() if engine or name.partition(" ")[0] in run_parts.ENGINES
-    ]
+    here = run_parts.ENGINES
+    considered = {name: of for name, of in considered.items() if engine or name.partition(" ")[0] in here}
     fitting = [forecast for forecasts in considered.values() for forecast in forecasts if forecast.fits(device)]
     suggested = best(fitting) if fitting else None
     return JobPlan(
