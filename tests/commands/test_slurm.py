@@ -16,7 +16,10 @@ from tests.commands.conftest import Workspace
 from tests.engine.launched import run_ranks
 from tests.services.slurm import Slurm, free_ports, missing, slurm
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"SLURM cannot run here: {', '.join(missing())} missing")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason=f"SLURM cannot run here: {', '.join(missing())} missing"),
+]
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 25
 
@@ -50,7 +53,6 @@ def rows(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.slow
 def test_a_preempted_run_waits_in_the_queue_again_and_ends_as_the_uninterrupted_one(
     prepared: Workspace, cluster: Slurm, tmp_path: Path
 ) -> None:

@@ -14,9 +14,10 @@ import pytest
 
 from tests.services.slurm import free_ports
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "torchrun.sh"
 RUN = """
-import os, signal, sys
+import os, signal, sys, time
 from torch.distributed.elastic.multiprocessing.errors import record
 
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
@@ -28,6 +29,7 @@ def main(verb, what, *more):
     if what == "fail" and restarts < int(more[0]):
         if rank == 0:
             raise ValueError("no such\\nthing")
+        time.sleep(1)  # as a rank of ours does, so that the first to fail speaks
         sys.exit(1)
     if what in ("save", "hang"):
         asked = []
