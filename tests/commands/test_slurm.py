@@ -14,7 +14,8 @@ import pytest
 
 from tests.commands.conftest import Workspace
 from tests.engine.launched import run_ranks
-from tests.services.slurm import Slurm, free_ports, missing, slurm
+from tests.services.ports import free_ports
+from tests.services.slurm import Slurm, missing, slurm
 
 pytestmark = [
     pytest.mark.slow,

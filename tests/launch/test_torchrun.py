@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.slurm import free_ports
+from tests.services.ports import free_ports
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "torchrun.sh"

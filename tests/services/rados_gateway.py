@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,8 @@ from urllib.request import Request, urlopen
 
 import obstore
 from obstore.store import S3Store
+
+from tests.services.ports import free_ports
 
 PROGRAMS = ("ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph")
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret"
@@ -78,7 +79,7 @@ class RadosGateway:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port, mon_port = _free_ports(2)
+        self.port, mon_port = free_ports(2)
         for name in ("mon", "mgr", "osd", "rgw"):
             (folder / name).mkdir(parents=True)
         self._environment = os.environ | {"CEPH_CONF": str(folder / "ceph.conf")}
@@ -189,14 +190,6 @@ def rados_gateway(folder: Path) -> Iterator[RadosGateway]:
         yield gateway
     finally:
         gateway.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 if __name__ == "__main__":

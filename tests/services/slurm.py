@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.services.ports import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 START_SECONDS = 60
 NODES = ("n1", "n2")
@@ -124,15 +126,6 @@ def _end(process: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    """Different ones, that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 if __name__ == "__main__":
