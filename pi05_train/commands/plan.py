@@ -10,7 +10,7 @@ from rich.table import Table
 from pi05_train.config.cluster import ClusterConfig
 from pi05_train.config.schema import Config
 from pi05_train.trainer.planning.engines import ENGINES
-from pi05_train.trainer.planning.forecast import CONTEXT_GIB, FRAGMENTATION, GIB, LINKS, UTILISATION
+from pi05_train.trainer.planning.forecast import CONTEXT_GIB, FRAGMENTATION, GIB, LINKS, SAVED, UTILISATION
 from pi05_train.trainer.planning.job import PICTURE_BYTES, SAMPLE_BYTES, JobPlan, plan_job
 from pi05_train.trainer.planning.lengths import ASSUMED_TOKENS
 
@@ -60,7 +60,7 @@ def _engines(job: JobPlan) -> Table:
         forecast = fit.forecast
         table.add_row(
             forecast.engine,
-            f"{forecast.memory.total / GIB:.1f}",
+            f"{forecast.memory().total / GIB:.1f}",
             "fits" if fit.fits else "too much",
             str(fit.most or "none"),
             str(fit.most_checkpointed or "none"),
@@ -72,9 +72,12 @@ def _engines(job: JobPlan) -> Table:
 
 
 def _memory(job: JobPlan) -> Table:
-    memory, checkpointed = job.shown.memory, job.shown.checkpointed
-    table = _table(f"memory of a rank, {job.shown.engine}, GiB", "what", "plain", "checkpointed")
-    state = memory.state
+    by_checkpointing = {name: job.shown.memory(name) for name in SAVED}
+    memories = by_checkpointing.values()
+    table = _table(
+        f"memory of a rank, {job.shown.engine}, GiB, by engine.activation_checkpointing", "what", *by_checkpointing
+    )
+    state = job.shown.state
     for name, size in (
         ("weights, fp32", state.weights),
         ("gradients, fp32", state.gradients),
@@ -83,15 +86,17 @@ def _memory(job: JobPlan) -> Table:
         (f"working copy, {job.config.engine.precision}", state.working_copy),
         ("collectives on their way", state.buffers),
     ):
-        table.add_row(name, _gib(size), _gib(size))
+        table.add_row(name, *(_gib(size) for _ in memories))
     table.add_section()
     for name in ("vision", "backbone", "expert"):
-        table.add_row(f"activations, {name}", *(_gib(getattr(m.activations, name)) for m in (memory, checkpointed)))
-    peaks = [max(m.activations.logits, m.activations.transient) for m in (memory, checkpointed)]
+        table.add_row(f"activations, {name}", *(_gib(getattr(m.activations, name)) for m in memories))
+    peaks = [max(m.activations.logits, m.activations.transient) for m in memories]
     table.add_row("logits, or one layer's gradients", *map(_gib, peaks))
-    table.add_row("context and fragmentation", _gib(memory.allowance), _gib(checkpointed.allowance))
+    not_yet = [state.total + m.activations.peak - m.allocated for m in memories]
+    table.add_row("gradients not yet there at the peak", *(f"-{_gib(size)}" for size in not_yet))
+    table.add_row("context and fragmentation", *(_gib(m.allowance) for m in memories))
     table.add_section()
-    table.add_row(f"together, of {job.device.memory_gib:.0f}", _gib(memory.total), _gib(checkpointed.total))
+    table.add_row(f"together, of {job.device.memory_gib:.0f}", *(_gib(m.total) for m in memories))
     return table
 
 
@@ -146,7 +151,7 @@ def _advice(job: JobPlan) -> Iterator[str]:
         return
     yield (
         f"Suggested: engine {best.engine}, data.micro_batch_samples={best.work.micro_batch}: "
-        f"{best.memory.total / GIB:.1f} GiB, {best.seconds[0]:.2f} to {best.seconds[1]:.2f} seconds a step."
+        f"{best.memory().total / GIB:.1f} GiB, {best.seconds[0]:.2f} to {best.seconds[1]:.2f} seconds a step."
     )
     if not job.shown.fits(job.device):
         yield f"As configured, {job.shown.engine} does not fit: make micro-batches smaller."

@@ -58,7 +58,12 @@ class EngineConfig:
     device: str
     """"auto" (CUDA where there is one), "cpu" or "cuda"."""
     activation_checkpointing: str = "none"
-    """"none", or "full": of every block only its inputs are kept, and the rest is computed again for its backward."""
+    """What of every block is computed again for its backward pass: "none" of it; "selective": what lies between matrix
+    products and attention; "full": everything but its inputs."""
+    compile: bool = False
+    """Every block through torch.compile: fewer and larger kernels, after a minute or two at the start."""
+    cpu_offload: bool = False
+    """fsdp2, hsdp: weights, gradients, moments and average live in the host's memory, and the optimizer steps there."""
     reshard_after_forward: bool = True
     """fsdp2, hsdp: free gathered weights after a block's forward and gather them again for its backward."""
     shard_ranks: int = 1
@@ -104,7 +109,21 @@ def check_run_parts(
     _one_of("engine.name", engine.name, ENGINES)
     _one_of("engine.precision", engine.precision, ("fp32", "bf16"))
     _one_of("engine.device", engine.device, ("auto", "cpu", "cuda"))
-    _one_of("engine.activation_checkpointing", engine.activation_checkpointing, ("none", "full"))
+    _one_of("engine.activation_checkpointing", engine.activation_checkpointing, ("none", "selective", "full"))
+    if engine.compile and engine.activation_checkpointing == "selective":
+        raise UserError(
+            "engine.activation_checkpointing",
+            got="selective, with engine.compile",
+            expected="none or full: what is compiled computes again by itself what is cheap",
+            do="set it to none",
+        )
+    if engine.cpu_offload and engine.name not in ("fsdp2", "hsdp"):
+        raise UserError(
+            "engine.cpu_offload",
+            got=f"true with engine {engine.name}",
+            expected="engine fsdp2 or hsdp",
+            do="choose one of them (launch/torchrun.sh starts it on one device too), or set it to false",
+        )
     _one_of("logger.wandb", logger.wandb, ("offline", "online", "disabled"))
     _at_least("engine.shard_ranks", engine.shard_ranks, 1)
     _at_least("run.steps", run.steps, 1)

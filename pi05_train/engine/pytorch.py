@@ -177,7 +177,7 @@ def resolve_device(name: str, local_rank: int = 0) -> torch.device:
 
 def _to_host(backbone: Tensor | None, expert: Tensor | None, sums: Tensor) -> list[float]:
     """One transfer for every number of the step; an absent norm is 0."""
-    norms = [sums.new_zeros(()) if norm is None else norm.float() for norm in (backbone, expert)]
+    norms = [sums.new_zeros(()) if norm is None else norm.to(sums) for norm in (backbone, expert)]
     numbers: list[float] = torch.cat([torch.stack(norms), sums]).tolist()
     return numbers
 

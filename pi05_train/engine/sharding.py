@@ -1,4 +1,4 @@
-"""How a model is spread over the ranks, in one visible order: activation checkpointing, then sharding.
+"""How a model is spread over the ranks, in one visible order: compiling, activation checkpointing, sharding.
 
 The units are the blocks of the vision tower and the layers. A layer's backbone and expert are one unit, since they run
 interleaved: their parameters are needed, gathered and freed together. What the expert has besides, its projections and
@@ -12,13 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed._composable.checkpoint_activation import checkpoint
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from pi05_train.config.run_parts import EngineConfig
 from pi05_train.engine.world import World
@@ -38,11 +46,13 @@ class Distributed:
 
 def distribute(model: Pi05, engine: EngineConfig, world: World, device: torch.device) -> Distributed:
     """Spread `model` as `engine` says; its parameters stay fp32 and keep their names."""
-    if engine.activation_checkpointing == "full":
-        for block in _blocks(model):
-            checkpoint(block)
+    for block in _blocks(model):
+        if engine.compile:
+            _compile(block)
+        if engine.activation_checkpointing != "none":
+            _checkpoint(block, engine)
     if engine.name in ("fsdp2", "hsdp"):
-        return _shard(model, engine, _mesh(engine, world, device))
+        return _shard(model, engine, _mesh(engine, world, device), device)
     model.to(device)
     if engine.name == "ddp":
         replicated = DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -52,6 +62,42 @@ def distribute(model: Pi05, engine: EngineConfig, world: World, device: torch.de
 
 def _blocks(model: Pi05) -> list[nn.Module]:
     return [*model.vision.blocks, *model.layers]
+
+
+def _compile(block: nn.Module) -> None:
+    """Kernels made for the block's code, once for all blocks of a kind and for every length.
+
+    The innermost wrapping: hooks and checkpoints stay outside what is compiled.
+    """
+    # The compiler looks at .grad of what it is given, of other blocks' results too.
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf Tensor")
+    block.forward = torch.compile(block.forward, dynamic=True)
+
+
+_KEPT = frozenset(
+    {
+        *("aten.mm", "aten.addmm", "aten.bmm", "torch_attn._varlen_attn"),
+        *(f"aten._scaled_dot_product_{kind}_attention" for kind in ("flash", "efficient", "cudnn")),
+        "aten._scaled_dot_product_flash_attention_for_cpu",
+    }
+)
+"""Operations whose results selective checkpointing keeps: products of matrices, and attention."""
+
+
+def _checkpoint(block: nn.Module, engine: EngineConfig) -> None:
+    """From now on the block keeps its inputs (selective: and the results of `_KEPT`) and computes the rest again.
+
+    It draws nothing, so no random state is kept.
+    """
+    context: dict[str, Any] = {}
+    if engine.activation_checkpointing == "selective":
+        context["context_fn"] = partial(create_selective_checkpoint_contexts, _kept)
+    block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, **context)
+
+
+def _kept(_: Any, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+    keep = str(operation.overloadpacket) in _KEPT
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _mesh(engine: EngineConfig, world: World, device: torch.device) -> DeviceMesh:
@@ -69,7 +115,7 @@ def _mesh(engine: EngineConfig, world: World, device: torch.device) -> DeviceMes
     return init_device_mesh(device.type, (replicas, engine.shard_ranks), mesh_dim_names=("replicate", "shard"))
 
 
-def _shard(model: Pi05, engine: EngineConfig, mesh: DeviceMesh) -> Distributed:
+def _shard(model: Pi05, engine: EngineConfig, mesh: DeviceMesh, device: torch.device) -> Distributed:
     """Masters are fp32 shards; what is gathered of the large units is in the compute dtype, gradients add up in fp32.
 
     The small ends (pictures to patches, actions, times) are gathered in fp32: autocast leaves them in full precision.
@@ -78,7 +124,8 @@ def _shard(model: Pi05, engine: EngineConfig, mesh: DeviceMesh) -> Distributed:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     compute = torch.bfloat16 if engine.precision == "bf16" else torch.float32
     large = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    shard = partial(fully_shard, mesh=mesh, reshard_after_forward=engine.reshard_after_forward)
+    keep = CPUOffloadPolicy(pin_memory=device.type == "cuda") if engine.cpu_offload else OffloadPolicy()
+    shard = partial(fully_shard, mesh=mesh, reshard_after_forward=engine.reshard_after_forward, offload_policy=keep)
     for block in _blocks(model):
         shard(block, mp_policy=large)
     shard(model.vision)
@@ -87,7 +134,7 @@ def _shard(model: Pi05, engine: EngineConfig, mesh: DeviceMesh) -> Distributed:
         for method in ("embed", "velocity"):
             register_fsdp_forward_method(model.action, method)
     # The root's own are asked for first in the forward, last in it and first in the backward: never worth freeing.
-    root = fully_shard(model, mesh=mesh, mp_policy=large, reshard_after_forward=False)
+    root = fully_shard(model, mesh=mesh, mp_policy=large, reshard_after_forward=False, offload_policy=keep)
 
     @contextmanager
     def accumulating() -> Iterator[None]:

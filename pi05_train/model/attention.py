@@ -16,10 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+_GROUPED_QUERIES: dict[str, Any] = {"enable_gqa": True} if torch.__version__ >= "2.12" else {}
+"""torch 2.11's kernel takes fewer key-value heads than query heads without being told."""
 
 Span = tuple[int, int]
 """First row and number of rows."""
@@ -46,6 +50,8 @@ class RaggedCall:
     cumulative_queries: Tensor
     """int32 [segments + 1], for the variable-length kernel."""
     cumulative_keys: Tensor
+    longest_query: int
+    longest_key: int
 
 
 def ragged_call(
@@ -62,6 +68,8 @@ def ragged_call(
         causal=causal,
         cumulative_queries=_cumulative([lengths[s][0] for s in order]).to(device, non_blocking=True),
         cumulative_keys=_cumulative([lengths[s][1] for s in order]).to(device, non_blocking=True),
+        longest_query=max((lengths[s][0] for s in order), default=0),
+        longest_key=max((lengths[s][1] for s in order), default=0),
     )
 
 
@@ -80,7 +88,7 @@ def _cumulative(lengths: Sequence[int]) -> Tensor:
 def attend(q_NQE: Tensor, k_NRE: Tensor, v_NRE: Tensor, call: RaggedCall) -> Tensor:
     """Attention of the call's query rows, [M, Q, E], in the order of `call.query_rows_M`."""
     q, k, v = q_NQE[call.query_rows_M], k_NRE[call.key_rows_J], v_NRE[call.key_rows_J]
-    if not call.stacks:
+    if call.query_rows_M.shape[0] == 0:
         # Nothing to do, but keys and values stay in the graph: every rank must produce every gradient.
         return q + (k.sum() + v.sum())
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
@@ -92,17 +100,16 @@ def _attend_varlen(q_MQE: Tensor, k_JRE: Tensor, v_JRE: Tensor, call: RaggedCall
     """Flash attention on cumulative lengths. Its causal form is aligned at the last key, as `call.causal` says."""
     from torch.nn.attention.varlen import varlen_attn  # its import takes seconds, and only CUDA needs it
 
-    group = q_MQE.shape[1] // k_JRE.shape[1]
     attended = varlen_attn(
         q_MQE,
-        # Key-value heads are repeated because torch 2.11 has no switch for grouped queries; they are small.
-        k_JRE.repeat_interleave(group, dim=1),
-        v_JRE.repeat_interleave(group, dim=1),
+        k_JRE,
+        v_JRE,
         call.cumulative_queries,
         call.cumulative_keys,
-        max(stack.query_length for stack in call.stacks),
-        max(stack.key_length for stack in call.stacks),
+        call.longest_query,
+        call.longest_key,
         window_size=(-1, 0) if call.causal else (-1, -1),
+        **_GROUPED_QUERIES,
     )
     assert isinstance(attended, Tensor)
     return attended

@@ -19,7 +19,7 @@ from pi05_train.trainer.code_version import code_version
 MAY_CHANGE = (
     *("run.steps", "run.folder", "tokenizer", "mixture.phases", "logger", "checkpoint", "evaluation"),
     *("engine.name", "engine.device", "engine.activation_checkpointing"),
-    *("engine.reshard_after_forward", "engine.shard_ranks"),
+    *("engine.reshard_after_forward", "engine.shard_ranks", "engine.compile", "engine.cpu_offload"),
     *("data.root", "data.workers", "data.prefetch_batches"),
     *("data.micro_batch_samples", "data.micro_batch_tokens", "data.micro_batch_images"),
     *("data.cache", "data.cache_gigabytes", "data.patience_seconds"),

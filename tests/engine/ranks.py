@@ -31,6 +31,7 @@ PARTS = ("WD", "HL", "ME", "CE")
 ADAPTATION = AdaptationConfig([LoraRule("layers.*_proj", 2, 4.0)], ["vision.*", "embedding.*", "layers.*"])
 DDP, FSDP2 = (replace(CPU_FP32, name=name) for name in ("ddp", "fsdp2"))
 GATHERED = replace(FSDP2, reshard_after_forward=False, activation_checkpointing="full")
+OFFLOADED = replace(FSDP2, cpu_offload=True, activation_checkpointing="selective")
 HSDP = replace(CPU_FP32, name="hsdp", shard_ranks=2)
 
 
@@ -51,6 +52,7 @@ class Case:
             engine.precision: True,
             engine.activation_checkpointing: engine.activation_checkpointing != "none",
             "gathered": not engine.reshard_after_forward,
+            "offloaded": engine.cpu_offload,
             "accumulating": self.accumulate,
             "insulated": self.insulation,
             "adapted": self.adapted,
@@ -63,7 +65,7 @@ def cases(size: int) -> list[Case]:
     if size == 4:
         return [Case(HSDP)]
     return [
-        *(Case(engine, accumulate=True, insulation=False) for engine in (DDP, FSDP2, GATHERED)),
+        *(Case(engine, accumulate=True, insulation=False) for engine in (DDP, FSDP2, GATHERED, OFFLOADED)),
         *(Case(engine) for engine in (DDP, FSDP2)),
         *(Case(engine, accumulate=True, adapted=True) for engine in (DDP, FSDP2)),
         *(Case(replace(engine, precision="bf16")) for engine in (DDP, FSDP2)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -211,3 +212,24 @@ def test_several_processes_are_refused() -> None:
 def test_an_engine_for_several_needs_a_launcher() -> None:
     with pytest.raises(UserError, match=r"engine=ddp: got no launcher.*launch/torchrun\.sh"):
         refuse_wrong_world(replace(CPU_FP32, name="ddp"), ALONE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"activation_checkpointing": "selective"},
+        {"activation_checkpointing": "full"},
+        {"compile": True},
+        {"compile": True, "activation_checkpointing": "full"},
+    ],
+    ids=" ".join,
+)
+def test_memory_and_speed_leave_the_numbers(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled graphs run here without their code generator, which would take minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain, changed = tiny_engine(), tiny_engine(engine=replace(CPU_FP32, **change))
+    for engine in (plain, changed):
+        for _ in range(3):
+            engine.train_step([tiny_batch([0, 1, 2, 3])], learning_rate=1e-3)
+    torch.testing.assert_close(weights(changed), weights(plain), rtol=1e-5, atol=1e-6)
+    torch._dynamo.reset()

@@ -26,6 +26,8 @@ class EngineFacts:
     copy: str
     """Weights in compute precision: "whole" on every rank, gathered by "block" for as long as it computes, or
     "divided" and gathered by block."""
+    buckets: bool = False
+    """Gradients lie in buffers that stay from step to step."""
     deepspeed: bool = False
     """Masters belong to the optimizer, gradients are reduced in every micro-batch, through buckets."""
     note: str = ""
@@ -36,14 +38,14 @@ _STATE = frozenset({"weights", "optimizer", "average"})
 
 ENGINES = {
     "single": EngineFacts(frozenset(), "", "whole", note="one process, one device"),
-    "ddp": EngineFacts(frozenset(), "", "whole", note="everything on every rank"),
+    "ddp": EngineFacts(frozenset(), "", "whole", buckets=True, note="everything on every rank"),
     "hsdp": EngineFacts(_ALL, "node", "whole", note="sharded in a node, replicas over nodes"),
     "hsdp reshard": EngineFacts(_ALL, "node", "block", note="the same, gathered by block"),
     "fsdp2": EngineFacts(_ALL, "world", "whole", note="sharded over all ranks"),
     "fsdp2 reshard": EngineFacts(_ALL, "world", "block", note="the same, gathered by block"),
-    "zero1": EngineFacts(_STATE, "world", "whole", deepspeed=True, note="optimizer sharded"),
-    "zero2": EngineFacts(_ALL, "world", "whole", deepspeed=True, note="optimizer and gradients sharded"),
-    "zero3": EngineFacts(_ALL, "world", "divided", deepspeed=True, note="all sharded, gathered by block"),
+    "zero1": EngineFacts(_STATE, "world", "whole", buckets=True, deepspeed=True, note="optimizer sharded"),
+    "zero2": EngineFacts(_ALL, "world", "whole", buckets=True, deepspeed=True, note="optimizer and gradients sharded"),
+    "zero3": EngineFacts(_ALL, "world", "divided", buckets=True, deepspeed=True, note="all sharded, gathered by block"),
 }
 """In the order of preference among equals. "reshard": weights are freed after a block's forward pass."""
 
@@ -59,6 +61,8 @@ class State:
     working_copy: float
     buffers: float
     """Of collectives on their way."""
+    gradients_before: float
+    """Of the gradients, those that are there when the last backward pass is past the head."""
 
     @property
     def total(self) -> float:
@@ -111,6 +115,7 @@ def state(name: str, network: Network, cluster: ClusterConfig, *, micro_batches:
     gradients = part("gradients", _FP32 * trained)
     if facts.group and not facts.deepspeed and micro_batches > 1:
         gradients += _FP32 * trained
+    head = _FP32 * network.parts["embedding"].trained * network.backbone_backward
     average = 0.0 if network.config.optimizer.ema_decay is None else part("average", _FP32 * trained)
     return State(
         weights=part("weights", _FP32 * parameters),
@@ -119,6 +124,7 @@ def state(name: str, network: Network, cluster: ClusterConfig, *, micro_batches:
         average=average,
         working_copy=_working_copy(facts, network, size, element),
         buffers=_buffers(facts, network, element),
+        gradients_before=gradients if facts.buckets or micro_batches > 1 else part("gradients", head),
     )
 
 

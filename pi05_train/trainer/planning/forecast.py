@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pi05_train.config.cluster import ClusterConfig
 from pi05_train.config.schema import Config
 from pi05_train.trainer.devices import Device, device_named
 from pi05_train.trainer.flops import total
-from pi05_train.trainer.planning.activations import Activations, saved_for_backward, saved_with_checkpointing
+from pi05_train.trainer.planning.activations import (
+    Activations,
+    compiled,
+    saved_for_backward,
+    saved_selectively,
+    saved_with_checkpointing,
+)
 from pi05_train.trainer.planning.engines import (
     ENGINES,
     State,
@@ -29,13 +35,19 @@ CONTEXT_GIB = 2.0
 FRAGMENTATION = 0.05
 """Of everything else: what the allocator cannot use."""
 UTILISATION = (0.30, 0.55)
-"""Of the device's peak, while it computes: what is published for networks of this size on these devices without
-activation checkpointing (eager to compiled)."""
+"""Of the device's peak, while it computes: what is published for networks of this size on these devices. One H200 gave
+0.39 eager and 0.46 to 0.49 compiled, optimizer included (benchmarks/results/gpu_step-2026-11-27.md)."""
 LINKS = (0.5, 0.8)
 """Of the bandwidth of links."""
 STEP_BYTES = 49
 """Read and written per parameter of a rank after the backward pass: AdamW 28, clipping, casts, average."""
 MEMORY_EFFICIENCY = 0.85
+
+
+SAVED = {"none": saved_for_backward, "selective": saved_selectively, "full": saved_with_checkpointing}
+"""By `engine.activation_checkpointing`."""
+AGAIN = {"none": 1.0, "selective": 1.0, "full": 4 / 3}
+"""Operations of a step with what is computed again, by the same."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,18 @@ class Memory:
     activations: Activations
 
     @property
+    def allocated(self) -> float:
+        """At the worst moment: when the backward pass begins, or when it has made the last gradient."""
+        state = self.state
+        return state.total - state.gradients + max(state.gradients, state.gradients_before + self.activations.peak)
+
+    @property
     def allowance(self) -> float:
-        return CONTEXT_GIB * GIB + FRAGMENTATION * (self.state.total + self.activations.peak)
+        return CONTEXT_GIB * GIB + FRAGMENTATION * self.allocated
 
     @property
     def total(self) -> float:
-        return self.state.total + self.activations.peak + self.allowance
+        return self.allocated + self.allowance
 
 
 @dataclass(frozen=True)
@@ -62,10 +80,8 @@ class Work:
     """Samples; None: as the budgets of `data` divide."""
     micro_batches: int
     """Of a rank in a step, at most."""
-    plain: Activations
-    """Of the micro-batch that needs most."""
-    checkpointed: Activations
-    """The same with every block computed again in the backward pass."""
+    activations: Mapping[str, Activations]
+    """Of the micro-batch that needs most, by `engine.activation_checkpointing`."""
     flops: dict[str, float]
     """Of the slowest rank in a step, by part."""
 
@@ -76,17 +92,21 @@ class Forecast:
 
     engine: str
     work: Work
-    memory: Memory
-    checkpointed: Memory
+    state: State
+    checkpointing: str
+    """As configured."""
     traffic: Traffic
     compute_seconds: float
     """Of a step's operations, at the better utilisation."""
     seconds: tuple[float, float]
     """Of a step: if all goes well, and if little does."""
 
-    def fits(self, device: Device, *, checkpointing: bool = False) -> bool:
-        memory = self.checkpointed if checkpointing else self.memory
-        return memory.total <= device.memory_gib * GIB
+    def memory(self, checkpointing: str | None = None) -> Memory:
+        """As configured, or with another `engine.activation_checkpointing`."""
+        return Memory(self.state, self.work.activations[checkpointing or self.checkpointing])
+
+    def fits(self, device: Device, checkpointing: str | None = None) -> bool:
+        return self.memory(checkpointing).total <= device.memory_gib * GIB
 
 
 @dataclass(frozen=True)
@@ -122,13 +142,16 @@ class Forecaster:
         """The looked-at steps, divided into micro-batches of that size."""
         steps = divided(self.config, self.cluster, self.batches, micro_batch)
         element = compute_bytes(self.network)
-        plain = (saved_for_backward(load, self.network, element=element) for load in steps.loads)
-        checkpointed = (saved_with_checkpointing(load, self.network, element=element) for load in steps.loads)
+        activations = {
+            checkpointing: max((saved(load, self.network, element=element) for load in steps.loads), key=_peak)
+            for checkpointing, saved in SAVED.items()
+        }
+        if self.config.engine.compile:
+            activations["none"] = compiled(activations["none"])
         return Work(
             micro_batch=micro_batch,
             micro_batches=steps.micro_batches,
-            plain=max(plain, key=lambda activations: activations.peak),
-            checkpointed=max(checkpointed, key=lambda activations: activations.peak),
+            activations=activations,
             flops=self._slowest(steps),
         )
 
@@ -141,12 +164,13 @@ class Forecaster:
         """The engine on that work."""
         kept = state(engine, self.network, self.cluster, micro_batches=work.micro_batches)
         sent = traffic(engine, self.network, self.cluster, micro_batches=work.micro_batches)
-        flops = sum(work.flops.values())
+        checkpointing = self.config.engine.activation_checkpointing
+        flops = sum(work.flops.values()) * AGAIN[checkpointing]
         return Forecast(
             engine=engine,
             work=work,
-            memory=Memory(kept, work.plain),
-            checkpointed=Memory(kept, work.checkpointed),
+            state=kept,
+            checkpointing=checkpointing,
             traffic=sent,
             compute_seconds=flops / (self._peak * UTILISATION[1]),
             seconds=self._seconds(engine, flops, sent),
@@ -179,6 +203,10 @@ class Forecaster:
         crosses = self.cluster.nodes > 1 and ENGINES[engine].group != "node"
         inside = sent.gathers + sent.reductions
         return inside / (network if crosses else self.device.link) + sent.replicas / network
+
+
+def _peak(activations: Activations) -> float:
+    return activations.peak
 
 
 def best(forecasts: Sequence[Forecast]) -> Forecast:

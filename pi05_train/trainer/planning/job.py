@@ -66,7 +66,7 @@ class JobPlan:
     shown: Forecast
     """The engine and size that are printed in detail."""
     suggested: Forecast | None
-    """The quickest that fits without activation checkpointing; None: nothing does."""
+    """The quickest that fits, with activation checkpointing as configured; None: nothing does."""
 
     @property
     def checkpoint_bytes(self) -> float:
@@ -127,7 +127,7 @@ def plan_job(config: Config, cluster: ClusterConfig, engine: str | None = None) 
         lengths=lengths,
         sources=_sources(lengths, schedule, steps),
         engines=tuple(_fit(asked[name], by_size[name], device) for name in asked),
-        shown=asked[engine or (suggested or min(asked.values(), key=lambda f: f.memory.total)).engine],
+        shown=asked[engine or (suggested or min(asked.values(), key=lambda f: f.memory().total)).engine],
         suggested=suggested,
     )
 
@@ -135,7 +135,7 @@ def plan_job(config: Config, cluster: ClusterConfig, engine: str | None = None) 
 def _fit(asked: Forecast, by_size: Sequence[Forecast], device: Device) -> Fit:
     """`by_size`: the largest micro-batch first."""
     most = (f.work.micro_batch or 0 for f in by_size if f.fits(device))
-    checkpointed = (f.work.micro_batch or 0 for f in by_size if f.fits(device, checkpointing=True))
+    checkpointed = (f.work.micro_batch or 0 for f in by_size if f.fits(device, "full"))
     return Fit(asked, asked.fits(device), next(most, 0), next(checkpointed, 0))
 
 
@@ -190,12 +190,12 @@ def _no_use(engine: str, forecaster: Forecaster) -> UserError:
 def _check_fits(by_size: dict[str, list[Forecast]], forecaster: Forecaster, *, chosen: bool) -> None:
     """Refuse what has no room even one sample at a time, computing every block again; `chosen`: there are others."""
     device = forecaster.device
-    smallest = min((forecasts[-1] for forecasts in by_size.values()), key=lambda f: f.checkpointed.total)
-    if not smallest.fits(device, checkpointing=True):
+    smallest = min((forecasts[-1] for forecasts in by_size.values()), key=lambda f: f.memory("full").total)
+    if not smallest.fits(device, "full"):
         raise UserError(
             f"memory of {forecaster.cluster.device}",
             got=f"{device.memory_gib:.0f} GiB",
-            expected=f"at least {smallest.checkpointed.total / GIB:.1f} GiB, which the job takes even with engine "
+            expected=f"at least {smallest.memory('full').total / GIB:.1f} GiB, which the job takes even with engine "
             f"{smallest.engine}, one sample per micro-batch and full activation checkpointing",
             do="choose another engine or device" if chosen else "take more or larger devices, or freeze more",
         )

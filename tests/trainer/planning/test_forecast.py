@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from pi05_train.config.cluster import ClusterConfig
 from pi05_train.trainer.devices import DEVICES
 from pi05_train.trainer.planning.engines import traffic
-from pi05_train.trainer.planning.forecast import Forecaster
+from pi05_train.trainer.planning.forecast import GIB, Forecaster
+from pi05_train.trainer.planning.lengths import Samples
 from tests.trainer.planning.jobs import network
 from tests.trainer.planning.test_lengths import samples
 
@@ -45,3 +47,38 @@ def test_transfers_by_hand() -> None:
     assert across == pytest.approx(0.6, rel=0.15)
     between_nodes = replicated - (2 + 4) * parameters * 7 / 8 / DEVICES["h200"].link
     assert between_nodes == pytest.approx(2 * 4 * parameters / 8 * 3 / 4 / 50e9, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("stage", "samples_of_micro_batch", "blocks", "allocated", "in_use"),
+    [
+        ("posttrain", 12, "none", 110.5, 116.8),
+        ("pretrain", 16, "none", 118.2, 124.5),
+        ("posttrain", 16, "selective", 92.3, 99.9),
+        ("posttrain", 32, "full", 70.9, 75.1),
+        ("posttrain", 16, "compile", 108.6, 114.7),
+        ("posttrain", 20, "compile", 121.5, 127.6),
+    ],
+)
+def test_memory_is_what_an_h200_needed(
+    stage: str, samples_of_micro_batch: int, blocks: str, allocated: float, in_use: float
+) -> None:
+    """GiB from benchmarks/results/gpu_step-2026-11-27.md, within a twentieth."""
+    checkpointing, compile = ("none", "true") if blocks == "compile" else (blocks, "false")
+    planned = network(
+        f"experiment=pi05_{stage}", "engine=single", f"engine.compile={compile}",
+        f"engine.activation_checkpointing={checkpointing}", "data.micro_batch_samples=64",
+    )  # fmt: skip
+    own = samples_of_micro_batch
+    batch = Samples(
+        np.full(own, 3), np.full(own, 968), np.full(own, 100), np.full(own, planned.config.stage.objective.expert)
+    )
+    one = Forecaster(
+        replace(planned.config, data=replace(planned.config.data, global_batch_samples=own)),
+        ClusterConfig(1, 1, "h200", 400.0),
+        planned,
+        [batch],
+    )
+    memory = one.forecast("single", one.work(own)).memory()
+    assert memory.allocated / GIB == pytest.approx(allocated, rel=0.05)
+    assert memory.total / GIB == pytest.approx(in_use, rel=0.05)

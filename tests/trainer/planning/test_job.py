@@ -18,7 +18,7 @@ def planned(*overrides: str, engine: str | None = None) -> JobPlan:
 
 @pytest.mark.parametrize("cluster", ["cluster.nodes=4", "cluster.devices_per_node=1"])
 def test_the_suggestion_fits_and_the_next_larger_micro_batch_would_not(cluster: str) -> None:
-    overrides = ("data.global_batch_samples=1024", cluster)
+    overrides = ("data.global_batch_samples=2048", cluster)
     suggested = planned(*overrides).suggested
     assert suggested is not None
     assert suggested.work.micro_batch is not None

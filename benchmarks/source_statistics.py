@@ -2,7 +2,7 @@
 
 The source is made up: 14 joints, chunks of 64 steps of which 50 count, three pictures of random bytes per frame.
 
-Run: uv run python -m benchmarks.statistics [--frames 120000] [--picture-bytes 500]
+Run: uv run python -m benchmarks.source_statistics [--frames 120000] [--picture-bytes 500]
 """
 
 from __future__ import annotations
