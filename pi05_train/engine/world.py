@@ -122,6 +122,8 @@ def _from_environment() -> World:
         return ALONE
     missing = [name for name in VARIABLES if name not in present]
     if missing:
+        if os.environ.get("RANK", "0") != "0":  # the first rank says it for all
+            raise SystemExit(1)
         raise UserError(
             "environment of a rank",
             got=f"{', '.join(present)} without {', '.join(missing)}",
