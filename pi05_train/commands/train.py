@@ -65,9 +65,9 @@ def prepare_variants(overrides: Sequence[str], config_dir: str | None) -> tuple[
     """The same for every variant of a sweep; returns one copy of the code, and their run folders."""
     found = variants(overrides, config_dir)
     study = study_of(found)
-    record_study(study, overrides)
     for variant in found:
         stage.prepare(variant.config)
+    record_study(study, overrides)
     return copy_code(study), [Path(variant.config.run.folder) for variant in found]
 
 
