@@ -8,7 +8,8 @@
 # is enough for all. A second Ctrl-C ends at once. After a failure the last line is the error of the rank that failed.
 set -euo pipefail
 
-# Machines that train together; each of them runs this script.
+# Machines that train together; each of them runs this script. 1:4 with MAX_RESTARTS: as many as there are, which may
+# change (docs/launch.md).
 NODES=${NODES:-1}
 
 # Where they meet: host:port of one of them, the same on all. Ranks listen on further free ports of that machine and of

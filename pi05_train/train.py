@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pi05_train.checkpoint.run_state import DataState, latest
 from pi05_train.checkpoint.weights import load_weights
-from pi05_train.config.build import build_processor, fingerprints, save_statistics, shard_statistics
+from pi05_train.config.build import Statistics, build_processor, fingerprints, save_statistics, shard_statistics
 from pi05_train.config.compose import compose, to_yaml
 from pi05_train.config.schema import Config
 from pi05_train.data.fitting.fast_report import require_measured
@@ -29,6 +31,7 @@ from pi05_train.model.batch import Batch
 from pi05_train.model.lora import adapt
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Policy
+from pi05_train.processing.processor import Processor
 from pi05_train.trainer.examples import example_maker
 from pi05_train.trainer.loop import Plan, fit
 from pi05_train.trainer.metrics import mixture_row
@@ -43,18 +46,10 @@ def train(config: Config, world: World) -> Path:
     """
     refuse_wrong_world(config.engine, world)
     refuse_undivided_batch(config, world)
-    mixture = Mixture.of(config)
-    schedule = mixture.schedule(
-        config.run.seed, config.data.global_batch_samples, config.run.steps, read_group=config.data.read_group
-    )
-    steps = config.run.steps if schedule.end_step is None else schedule.end_step
+    mixture, schedule, steps, statistics, processor = inputs = open_inputs(config)
     if steps < config.run.steps and world.rank == 0:
         print(f"The run ends after {steps} of {config.run.steps} steps: {schedule.end_reason}.")
     reader = Reader(mixture, shard_cache(mixture, config.data))
-    statistics = shard_statistics(config)
-    processor = build_processor(config, statistics)
-    if config.stage.objective.text:
-        require_measured(config, statistics)
     division = make_division(config, mixture, statistics, rank=world.rank, world_size=world.size)
     model = initial_model(config)
     engine = PyTorchEngine(model, config.stage.objective, config.optimizer, config.engine, world)
@@ -89,14 +84,11 @@ def train(config: Config, world: World) -> Path:
         kinds={name: card.kind for name, card in mixture.cards.items()},
         model=config.model,
     )
-    data = {name: mixture.indexes[name].fingerprint for name in mixture.names} | fingerprints(config, statistics)
     if world.rank > 0:
         world.barrier()  # the first rank has opened the folder
         fit(engine, batches, plan, FollowedRunFolder(Path(config.run.folder)), quarantine=quarantine)
         return Path(config.run.folder)
-    with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
-        save_statistics(folder.path, statistics)
-        save_mixture(folder.path, mixture, schedule, steps)
+    with open_run_folder(config, inputs) as folder:
         world.barrier()
         trackers = make_trackers(config.logger, folder.path, asdict(config))
         try:
@@ -109,6 +101,48 @@ def train(config: Config, world: World) -> Path:
             for tracker in trackers:
                 tracker.close()
     return folder.path
+
+
+def prepare(config: Config) -> None:
+    """Write the run folder as `train` does, and refuse what it refuses of data and tokenizers; needs no device."""
+    with open_run_folder(config, open_inputs(config)):
+        pass
+
+
+class Inputs(NamedTuple):
+    """What a configuration says that a run reads, opened and checked."""
+
+    mixture: Mixture
+    schedule: Schedule
+    steps: int
+    """`run.steps`, or fewer where the data end."""
+    statistics: Statistics
+    processor: Processor
+
+
+def open_inputs(config: Config) -> Inputs:
+    """Raises UserError for shards, statistics and tokenizers that are missing or do not fit."""
+    mixture = Mixture.of(config)
+    schedule = mixture.schedule(
+        config.run.seed, config.data.global_batch_samples, config.run.steps, read_group=config.data.read_group
+    )
+    steps = config.run.steps if schedule.end_step is None else schedule.end_step
+    statistics = shard_statistics(config)
+    processor = build_processor(config, statistics)
+    if config.stage.objective.text:
+        require_measured(config, statistics)
+    return Inputs(mixture, schedule, steps, statistics, processor)
+
+
+@contextmanager
+def open_run_folder(config: Config, inputs: Inputs) -> Iterator[RunFolder]:
+    """The run's folder, new or its own, with everything in it that is decided before the first step."""
+    mixture = inputs.mixture
+    data = {name: mixture.indexes[name].fingerprint for name in mixture.names} | fingerprints(config, inputs.statistics)
+    with RunFolder(Path(config.run.folder), config=to_yaml(config), fingerprints=data) as folder:
+        save_statistics(folder.path, inputs.statistics)
+        save_mixture(folder.path, mixture, inputs.schedule, inputs.steps)
+        yield folder
 
 
 def save_mixture(run: Path, mixture: Mixture, schedule: Schedule, steps: int) -> None:

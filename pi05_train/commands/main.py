@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "-m", "--multirun", action="store_true", help="a run for each value: ablation=none,no_web (docs/ablate.md)"
     )
+    train.add_argument("--run-folder", metavar="FOLDER", help="what this run folder says, in place of overrides")
+    train.add_argument(
+        "--prepare",
+        action="store_true",
+        help="check everything, write run folders and a copy of the code, print where they are; train nothing",
+    )
     train.set_defaults(verb=_train)
 
     plan = verbs.add_parser("plan", help="what a run needs of a cluster: memory, time, traffic, disk; needs no GPU")
@@ -92,10 +98,20 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from pi05_train.commands.train import train, train_variants
+    from pi05_train.commands import train
 
-    command = train_variants if arguments.multirun else train
-    command(arguments.overrides, arguments.config_dir)
+    given = arguments.overrides, arguments.config_dir
+    if arguments.run_folder is not None:
+        if arguments.overrides or arguments.multirun or arguments.prepare:
+            raise UserError("--run-folder", got="more than a folder", expected="a run folder alone", do="drop the rest")
+        train.train_run(arguments.run_folder)
+    elif arguments.prepare:
+        code, folders = train.prepare_variants(*given) if arguments.multirun else train.prepare(*given)
+        print(code, *folders, sep="\n")
+    elif arguments.multirun:
+        train.train_variants(*given)
+    else:
+        train.train(*given)
 
 
 def _plan(arguments: argparse.Namespace) -> None:

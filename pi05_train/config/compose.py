@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,12 @@ def read_config(path: Path) -> Config:
     return build(Config, yaml.safe_load(text))
 
 
+def read_run(folder: Path) -> Config:
+    """The configuration of the run in a folder, wherever that stands now."""
+    config = read_config(folder / "config.yaml")
+    return replace(config, run=replace(config.run, folder=str(folder)))
+
+
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML; `read_config` reads it back to an equal value."""
     return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
@@ -121,9 +127,8 @@ def _unknown_choice(error: MissingConfigException) -> UserError:
     wanted = (error.missing_cfg_file or "?").removesuffix(".yaml")
     options = [str(option) for option in error.options or []]
     group, _, choice = wanted.rpartition("/")
-    return UserError(
-        group or "config group", got=repr(choice), expected=f"one of {options}", do=nearest(choice, options)
-    )
+    do = "`uv sync --extra slurm` brings those of submitit" if group == "hydra/launcher" else nearest(choice, options)
+    return UserError(group or "config group", got=repr(choice), expected=f"one of {options}", do=do)
 
 
 def refusal(error: Exception, overrides: Sequence[str]) -> UserError:
@@ -131,7 +136,7 @@ def refusal(error: Exception, overrides: Sequence[str]) -> UserError:
     groups = sorted({path.name for path in resource("conf").iterdir() if path.is_dir()} | {"mixture"})
     for override in overrides:
         key = override.partition("=")[0]
-        if "." not in key and "@" not in key and key.lstrip("+~") not in groups:
+        if not any(mark in key for mark in (".", "@", "hydra/")) and key.lstrip("+~") not in groups:
             return UserError(key, got="an unknown group", expected=f"one of {groups}", do=nearest(key, groups))
     reason = " ".join(str(error).split())
     return UserError(

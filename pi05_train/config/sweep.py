@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -61,13 +63,17 @@ def variants(overrides: Sequence[str], config_dir: str | None = None) -> list[Va
     return found
 
 
-def multirun(overrides: Sequence[str], config_dir: str | None, task: Callable[[Variant], object]) -> None:
-    """`task` for every variant, by Hydra's launcher: one after the other here, or `hydra/launcher=...`.
+def study_of(found: Sequence[Variant]) -> Path:
+    """The study folder of its variants."""
+    return Path(found[0].config.run.folder).parent
 
-    A variant that fails does not stop the others; the first failure is raised at the end. `task` must be picklable for
-    launchers that run it elsewhere.
+
+def multirun(overrides: Sequence[str], config_dir: str | None, task: Callable[[Variant], object]) -> None:
+    """`task` for every variant, one after the other.
+
+    A variant that fails does not stop the others; the first failure is raised at the end.
     """
-    study = Path(variants(overrides, config_dir)[0].config.run.folder).parent
+    study = study_of(variants(overrides, config_dir))
     swept = _swept(_parsed(overrides))
 
     def job(composed: DictConfig) -> None:
@@ -87,6 +93,28 @@ def multirun(overrides: Sequence[str], config_dir: str | None, task: Callable[[V
             hydra.multirun(ROOT, job, hydra_overrides([*ours, *overrides], config_dir))
         except HydraException as error:
             raise refusal(error, overrides) from error
+
+
+def launcher(overrides: Sequence[str], config_dir: str | None, study: Path) -> dict[str, Any]:
+    """Hydra's launcher, as the overrides choose it: its `_target_` and its options.
+
+    The rest of the overrides has become `variants` already.
+    """
+    own = [override for override in overrides if override.lstrip("+~").startswith(("hydra/", "hydra."))]
+    ours = [f"hydra.sweep.dir='{study}'", f"hydra.job.name='{study.name}'"]
+    with initialize_config_dir(str(resource("conf")), version_base="1.3"):
+        try:
+            composed = hydra_compose(ROOT, hydra_overrides([*ours, *own], config_dir), return_hydra_config=True)
+        except HydraException as error:
+            raise refusal(error, own) from None
+    options: Any = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+    return dict(options)
+
+
+def record_study(study: Path, overrides: Sequence[str]) -> None:
+    """Mark a folder as a study, as Hydra does, where its variants are not trained by Hydra's own launcher."""
+    study.mkdir(parents=True, exist_ok=True)
+    (study / SWEEP).write_text(yaml.safe_dump({"overrides": list(overrides)}))
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:

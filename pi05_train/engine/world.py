@@ -18,8 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+from torch.distributed.rendezvous import rendezvous
 
 from pi05_train.errors import UserError
 
@@ -92,8 +93,11 @@ def open_world() -> Iterator[World]:
         yield world
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
-    store = dist.distributed_c10d._get_default_store()
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    # torchrun keeps the store when it starts a failed run again: with addresses of ranks that are gone, and our key.
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store.set_timeout(TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     left = threading.Event()
     watch = store.clone()  # type: ignore[attr-defined]  # a connection of its own; the stubs lack it
     watcher = threading.Thread(target=_end_when_another_failed, args=(watch, world.rank, left), daemon=True)
@@ -122,6 +126,8 @@ def _from_environment() -> World:
         return ALONE
     missing = [name for name in VARIABLES if name not in present]
     if missing:
+        if os.environ.get("RANK", "0") != "0":  # the first rank says it for all
+            raise SystemExit(1)
         raise UserError(
             "environment of a rank",
             got=f"{', '.join(present)} without {', '.join(missing)}",

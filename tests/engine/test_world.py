@@ -42,9 +42,12 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
         assert world.gather("a") == ["a"]
 
 
-def test_a_half_set_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_set_environment_is_refused_by_the_first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match=r"without .*MASTER_ADDR"), open_world():
+        pass
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="1"), open_world():
         pass

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.services.ports import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
-START_SECONDS = 60
+START_SECONDS = 120
 NODES = ("n1", "n2")
 CONFIGURATION = """
 ClusterName=test
