@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import google_crc32c
@@ -16,8 +17,8 @@ from pi05_train.errors import UserError
 
 COMPLETE = "complete.json"
 CHECKSUMS = "crc32c.json"
-NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""What a disk says that is full, or not ours to write on."""
+NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+"""What the system says of a disk that is full or not ours to write on, and of a folder that is a file."""
 _CHUNK = 2**20
 
 
@@ -32,18 +33,17 @@ def write_atomically(
     temporary = _temporary(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     check_space(folder, needed_bytes)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        write(temporary)
-        _settle(temporary, listed=listed)
-        _give_name(temporary, folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in NO_PLACE:
-            raise no_space(folder, os.strerror(error.errno)) from error
-        raise
-    _sync(folder.parent)
+    with a_disk_for(folder):
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            write(temporary)
+            _settle(temporary, listed=listed)
+            _give_name(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync(folder.parent)
 
 
 def write_together(folder: Path, write: Callable[[Path], list[Path]], ranks: Ranks, *, needed_bytes: int = 0) -> None:
@@ -108,6 +108,17 @@ def check_space(folder: Path, needed_bytes: int) -> None:
             expected=f"at least {needed_bytes / 1e9:.1f} GB",
             do="make room or choose another disk",
         )
+
+
+@contextmanager
+def a_disk_for(folder: Path) -> Iterator[None]:
+    """Refuses in one sentence, while entered, a disk that is full or may not be written on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_PLACE:
+            raise no_space(folder, os.strerror(error.errno)) from error
+        raise
 
 
 def no_space(folder: Path, got: str) -> UserError:

@@ -11,9 +11,12 @@ from torch.distributed import is_initialized
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
+from torch.futures import Future
 
 from pi05_train.checkpoint.integrity import unreadable
 from pi05_train.checkpoint.ranks import Ranks
@@ -24,7 +27,7 @@ def write_tensors(folder: Path, share: dict[str, Any], ranks: Ranks) -> list[Pat
     """Write the `own_share` of every rank, each of which calls this, into `folder`; returns the files of this one."""
     _silence()
     # A copy that runs ahead would open a CUDA context on the first device in every process.
-    writer = FileSystemWriter(folder, per_thread_copy_ahead=0)
+    writer = _Writer(folder, per_thread_copy_ahead=0)
     try:
         save(share, storage_writer=writer, process_group=ranks.group, no_dist=ranks.group is None)
     except CheckpointException as error:  # a BaseException, which nobody expects
@@ -35,6 +38,18 @@ def write_tensors(folder: Path, share: dict[str, Any], ranks: Ranks) -> list[Pat
             do="make room or mend the disk, then start the run again: it resumes",
         ) from error
     return [*folder.glob(f"__{ranks.rank}_*"), *([folder / ".metadata"] if ranks.rank == 0 else [])]
+
+
+class _Writer(FileSystemWriter):
+    """Passes on what the disk said, which torch.save hides behind an error of its own."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read_tensors(folder: Path, state: dict[str, Any]) -> None:

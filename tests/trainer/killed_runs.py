@@ -1,10 +1,10 @@
 """A program that trains again and again, is killed at random moments, and goes on.
 
-`python -m tests.trainer.killed_runs FOLDER ROUNDS`: an uninterrupted run of one process and one of two, which share the
-model (fsdp2); then, of each, runs whose processes are killed with SIGKILL, one of them or all, at a random one of all the moments at which one touches its run folder (audit events:
-files opened, renamed, removed ...), or only the files of a checkpoint being written, and which are then finished. It
-fails unless all go on from the newest complete checkpoint and end alike. Forks are cheap because this process only
-imports.
+`python -m tests.trainer.killed_runs FOLDER ROUNDS`: an uninterrupted run of one process, and one of two that share the
+model (fsdp2); then of each, runs whose processes are killed with SIGKILL, one of them or all, at a random one of all
+the moments at which one touches its run folder (audit events: files opened, renamed, removed ...), or only the files
+of a checkpoint being written, and which are then finished. It fails unless all go on from the newest complete
+checkpoint and end alike. Forks are cheap because this process only imports.
 """
 
 from __future__ import annotations
