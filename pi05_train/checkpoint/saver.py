@@ -50,9 +50,14 @@ class Saver:
         if self._ranks.rank == 0:
             remove_leftovers(step_folder(run, 0).parent)
 
+    @property
+    def writing(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._writing is not None and not self._writing.done()
+
     def before_step(self) -> None:
         """Refuse to go on after a save that failed, or without room for the next one, which would lose the steps."""
-        if self._writing is not None and self._writing.done():
+        if not self.writing:
             self.wait()
         if self._writing is None and not self._room_seen and self._ranks.rank == 0:
             check_space(step_folder(self._run, 0), self._needed_bytes)
