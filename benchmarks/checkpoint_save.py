@@ -127,9 +127,7 @@ def main() -> None:
     )
     for what, found in (("a write", late), ("nothing", late_alone)):
         *_, most = statistics.quantiles(found, n=100)
-        print(
-            f"another thread beside {what} is late by {most * 1e3:.1f} ms (99 of 100), {max(found) * 1e3:.0f} at most"
-        )
+        print(f"a thread beside {what} is late by {most * 1e3:.1f} ms (99 of 100), {max(found) * 1e3:.0f} at most")
 
 
 if __name__ == "__main__":

@@ -136,8 +136,9 @@ def _store(job: JobPlan) -> Iterator[str]:
     )
     yield (
         f"Disk: {job.disk_bytes / 1e9:.1f} GB; a checkpoint has {job.checkpoint_bytes / 1e9:.1f} GB, "
-        f"{checkpoint.keep_last} are kept while the next one is written{for_ever}, every {checkpoint.every_steps} steps or "
-        f"{checkpoint.every_steps * quick / 60:.0f} to {checkpoint.every_steps * slow / 60:.0f} minutes."
+        f"{checkpoint.keep_last} are kept while the next one is written{for_ever}, every "
+        f"{checkpoint.every_steps} steps or {checkpoint.every_steps * quick / 60:.0f} to "
+        f"{checkpoint.every_steps * slow / 60:.0f} minutes."
     )
     yield (
         f"Store: at most {job.requests_per_step / quick:.0f} requests and {job.bytes_per_step / quick / 1e6:.1f} MB a "
