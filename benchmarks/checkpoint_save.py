@@ -125,6 +125,8 @@ def main() -> None:
         f"then {len(beside) / len(behind):.0f} steps in the {statistics.median(behind):.2f} s until it is complete; "
         f"a step takes {slowed / usual:.2f} of what it takes without ({usual:.2f} s)"
     )
+    lost = asynchronous + statistics.mean(behind) - len(beside) / len(behind) * usual
+    print(f"with what these steps are slower, {lost:.2f} s are lost, {lost / before:.2f} of standing still")
     for what, found in (("a write", late), ("nothing", late_alone)):
         *_, most = statistics.quantiles(found, n=100)
         print(f"a thread beside {what} is late by {most * 1e3:.1f} ms (99 of 100), {max(found) * 1e3:.0f} at most")

@@ -151,8 +151,8 @@ def verify_content(folder: Path, ranks: Ranks) -> None:
     """Refuse a checkpoint of which a file has other bytes than were written; every rank reads a part of the files."""
     try:
         sums: dict[str, int] = json.loads((folder / CHECKSUMS).read_text())
-    except ValueError as error:
-        raise _damaged(folder, f"an unreadable {CHECKSUMS}") from error
+    except (FileNotFoundError, ValueError) as error:
+        raise _damaged(folder, f"no readable {CHECKSUMS}") from error
     own = sorted(sums)[ranks.rank :: ranks.size]
     bad = [name for names in ranks.gather([n for n in own if checksum(folder / n) != sums[n]]) for name in names]
     if bad:

@@ -51,7 +51,7 @@ def step_folder(run: Path, step: int) -> Path:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one rank writes of a checkpoint; nothing in it changes when training goes on."""
+    """What one rank writes of a checkpoint."""
 
     step: int
     share: dict[str, Any]

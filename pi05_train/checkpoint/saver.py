@@ -32,7 +32,7 @@ class Saver:
         self, run: Path, config: CheckpointConfig, ranks: Ranks, state: dict[str, Any], *, pinned: bool
     ) -> None:
         """`state` is what will be saved; `pinned`: copies are made into memory that a CUDA device writes to quickly."""
-        self._run = run
+        self._run, self._checkpoints = run, step_folder(run, 0).parent
         self._config = config
         self._ranks = ranks
         self._needed_bytes = total_bytes(state)
@@ -48,7 +48,7 @@ class Saver:
             )
         )
         if self._ranks.rank == 0:
-            remove_leftovers(step_folder(run, 0).parent)
+            remove_leftovers(self._checkpoints)
 
     @property
     def writing(self) -> bool:
@@ -60,7 +60,7 @@ class Saver:
         if not self.writing:
             self.wait()
         if self._writing is None and not self._room_seen and self._ranks.rank == 0:
-            check_space(step_folder(self._run, 0), self._needed_bytes)
+            check_space(self._checkpoints, self._needed_bytes)
             self._room_seen = True
 
     def save(self, step: int, state: dict[str, Any], extra: dict[str, Any]) -> None:
