@@ -10,15 +10,23 @@ from typing import Any
 
 from pi05_train.checkpoint.integrity import (
     COMPLETE,
-    ONE_RANK,
-    Ranks,
     delete,
     is_complete,
     unreadable,
     verify,
+    verify_content,
     write_together,
 )
-from pi05_train.checkpoint.tensors import check_fit, read_tensors, shapes, stored_shapes, write_tensors
+from pi05_train.checkpoint.ranks import ONE_RANK, Ranks
+from pi05_train.checkpoint.tensors import (
+    check_fit,
+    own_share,
+    read_tensors,
+    shapes,
+    stored_shapes,
+    total_bytes,
+    write_tensors,
+)
 from pi05_train.errors import UserError
 
 EXTRA = "extra.json"
@@ -41,21 +49,46 @@ def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save(run: Path, step: int, engine_state: dict[str, Any], extra: dict[str, Any], ranks: Ranks = ONE_RANK) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """What one rank writes of a checkpoint."""
+
+    step: int
+    share: dict[str, Any]
+    """Nested dicts of tensors, the `own_share` of this rank."""
+    extra: str
+    """JSON; the first rank's is written."""
+    needed_bytes: int
+    """Of all ranks together."""
+
+
+def snapshot(step: int, engine_state: dict[str, Any], extra: dict[str, Any], ranks: Ranks) -> Snapshot:
+    """The state after `step` optimizer steps, its tensors not copied yet; `extra` is anything JSON keeps exactly."""
+    text = json.dumps(extra, indent=1) + "\n"
+    return Snapshot(step, own_share(engine_state, ranks), text, total_bytes(engine_state))
+
+
+def write(run: Path, state: Snapshot, ranks: Ranks) -> Path:
     """Write a checkpoint and return its folder; a crash at any moment leaves the earlier ones as they were.
 
-    Every rank calls this. `engine_state` is nested dicts of tensors, sharded ones written by the ranks that hold them;
-    `extra` is anything JSON keeps exactly, the first rank's.
+    Every rank calls this.
     """
-    folder = step_folder(run, step)
+    folder = step_folder(run, state.step)
 
-    def write(temporary: Path) -> None:
-        write_tensors(temporary, engine_state)
+    def write_part(temporary: Path) -> list[Path]:
+        files = write_tensors(temporary, state.share, ranks)
         if ranks.rank == 0:
-            (temporary / EXTRA).write_text(json.dumps(extra, indent=1) + "\n")
+            (temporary / EXTRA).write_text(state.extra)
+            files.append(temporary / EXTRA)
+        return files
 
-    write_together(folder, write, ranks)
+    write_together(folder, write_part, ranks, needed_bytes=state.needed_bytes)
     return folder
+
+
+def save(run: Path, step: int, engine_state: dict[str, Any], extra: dict[str, Any], ranks: Ranks = ONE_RANK) -> Path:
+    """Take a `snapshot` and `write` it at once."""
+    return write(run, snapshot(step, engine_state, extra, ranks), ranks)
 
 
 def steps_saved(run: Path) -> list[int]:
@@ -88,22 +121,24 @@ def find_checkpoint(path: Path) -> Path:
     return folder
 
 
-def prune(run: Path, keep_last: int) -> None:
-    """Delete all but the newest `keep_last` complete checkpoints. Call it after a save has returned."""
+def prune(run: Path, keep_last: int, keep_every_steps: int = 0) -> None:
+    """Delete all complete checkpoints but the newest `keep_last` and those of every `keep_every_steps` (0: none)."""
     for step in steps_saved(run)[:-keep_last]:
-        delete(step_folder(run, step))
+        if not keep_every_steps or step % keep_every_steps:
+            delete(step_folder(run, step))
 
 
-def load(run: Path, step: int, engine_state: dict[str, Any]) -> dict[str, Any]:
-    """Fill the tensors of `engine_state` in place from the checkpoint and return its `extra`.
+def load(run: Path, step: int, engine_state: dict[str, Any], ranks: Ranks = ONE_RANK) -> dict[str, Any]:
+    """Fill the tensors of `engine_state` in place from the checkpoint and return its `extra`; every rank calls this.
 
-    Refuses a checkpoint that is missing, damaged, or of another model or optimizer.
+    Refuses a checkpoint that is missing, damaged to a bit, or of another model or optimizer.
     """
     folder = step_folder(run, step)
     verify(folder)
     check_fit(
         folder, stored_shapes(folder), shapes(engine_state), "resume with the model and optimizer the run began with"
     )
+    verify_content(folder, ranks)
     read_tensors(folder, engine_state)
     try:
         extra: dict[str, Any] = json.loads((folder / EXTRA).read_text())

@@ -130,13 +130,15 @@ def _store(job: JobPlan) -> Iterator[str]:
     """Disk, requests and the length of the run."""
     quick, slow = job.shown.seconds
     checkpoint = job.config.checkpoint
+    for_ever = f", and one for ever every {n} steps" if (n := checkpoint.keep_every_steps) else ""
     yield (
         f"The run takes {job.steps * quick / _DAY:.2f} to {job.steps * slow / _DAY:.2f} days with {job.shown.engine}."
     )
     yield (
         f"Disk: {job.disk_bytes / 1e9:.1f} GB; a checkpoint has {job.checkpoint_bytes / 1e9:.1f} GB, "
-        f"{checkpoint.keep_last} are kept while the next one is written, every {checkpoint.every_steps} steps or "
-        f"{checkpoint.every_steps * quick / 60:.0f} to {checkpoint.every_steps * slow / 60:.0f} minutes."
+        f"{checkpoint.keep_last} are kept while the next one is written{for_ever}, every "
+        f"{checkpoint.every_steps} steps or {checkpoint.every_steps * quick / 60:.0f} to "
+        f"{checkpoint.every_steps * slow / 60:.0f} minutes."
     )
     yield (
         f"Store: at most {job.requests_per_step / quick:.0f} requests and {job.bytes_per_step / quick / 1e6:.1f} MB a "

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 
 from pi05_train.checkpoint.config import CheckpointConfig
-from pi05_train.checkpoint.run_state import DataState, check_data_state, latest, load, prune, save, step_folder
+from pi05_train.checkpoint.ranks import Ranks
+from pi05_train.checkpoint.run_state import DataState, check_data_state, latest, load, step_folder
+from pi05_train.checkpoint.saver import Saver
 from pi05_train.config.run_parts import ScheduleConfig
 from pi05_train.data.loading.loader import LostWorker
 from pi05_train.data.loading.quarantine import Quarantine
@@ -59,18 +62,22 @@ def fit(
     """Train until `plan.steps` optimizer steps are done, from the folder's newest checkpoint on; return the steps done.
 
     SIGTERM finishes the step, saves and returns; SIGINT does so and raises KeyboardInterrupt; a second SIGINT, later,
-    interrupts at once. A signal to one rank stops all of them, after the same step. Interrupted or not, the same rows
-    and weights result. `after_step` hears the steps done; `quarantine` is what the loader adds bad samples to.
+    interrupts at once. However it ends, a checkpoint that was begun is complete. A signal to one rank stops all of
+    them, after the same step. Interrupted or not, the same rows and weights result. `after_step` hears the steps done;
+    `quarantine` is what the loader adds bad samples to.
     """
     world = engine.world
-    start, losses = resume(engine, plan, folder)
+    ranks = Ranks.join()
+    start, losses = resume(engine, plan, folder, ranks)
     if start == plan.steps:
         return start
     loader, speed = make_loader(start), Speed(plan.model, engine.device_name)
     saved = done = start
     console = console or Console(quiet=world.rank > 0)
-    with stop_requests() as stop, ProgressView(start, plan.steps, console) as view:
+    saving = Saver(folder.path, plan.checkpoint, ranks, engine.state(), pinned=engine.device_name != "cpu")
+    with stop_requests() as stop, ProgressView(start, plan.steps, console) as view, saving as saver:
         while done < plan.steps:
+            saver.before_step()
             with speed.waiting_for_data():
                 micro_batches = _draw(loader, stop)
             bad = quarantine.waiting if quarantine else []
@@ -96,10 +103,10 @@ def fit(
             if after_step is not None:
                 after_step(done)
             if done % plan.checkpoint.every_steps == 0:
-                _save(engine, plan, folder, done, losses)
+                saver.save(done, engine.state(), _beside(plan, done, losses))
                 saved = done
         if saved < done:
-            _save(engine, plan, folder, done, losses)
+            saver.save(done, engine.state(), _beside(plan, done, losses))
         if world.max([stop.signal == signal.SIGINT])[0]:
             raise KeyboardInterrupt
     return done
@@ -115,7 +122,7 @@ def _draw(loader: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | Non
         return None
 
 
-def resume(engine: Engine, plan: Plan, folder: RunRecords) -> tuple[int, Losses]:
+def resume(engine: Engine, plan: Plan, folder: RunRecords, ranks: Ranks) -> tuple[int, Losses]:
     """Bring the engine to the newest checkpoint and cut metrics.jsonl there; (0, nothing) where there is none.
 
     Refuses a checkpoint of other data or another model, and one beyond `plan.steps`.
@@ -129,15 +136,13 @@ def resume(engine: Engine, plan: Plan, folder: RunRecords) -> tuple[int, Losses]
             "run.steps", got=plan.steps, expected=f"at least {start}, the steps already done", do="raise run.steps"
         )
     state = engine.state()
-    extra = load(folder.path, start, state)
+    extra = load(folder.path, start, state, ranks)
     check_data_state(step_folder(folder.path, start), extra["data"], plan.data_state(start))
     engine.load_state(state)
     folder.cut_metrics(start)
     return start, Losses.from_state(extra["losses"])
 
 
-def _save(engine: Engine, plan: Plan, folder: RunRecords, step: int, losses: Losses) -> None:
-    extra = {"data": asdict(plan.data_state(step)), "losses": losses.state()}
-    save(folder.path, step, engine.state(), extra, engine.world)
-    if engine.world.rank == 0:
-        prune(folder.path, plan.checkpoint.keep_last)
+def _beside(plan: Plan, step: int, losses: Losses) -> dict[str, Any]:
+    """What a checkpoint holds beside the engine's state; `resume` reads it."""
+    return {"data": asdict(plan.data_state(step)), "losses": losses.state()}

@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol
 
 import yaml
 
+from pi05_train.checkpoint.integrity import a_disk_for
 from pi05_train.errors import UserError
 from pi05_train.trainer.code_version import code_version
 
@@ -27,6 +28,9 @@ MAY_CHANGE = (
 """Keys a resumed run may change: its length, where things stand (fingerprints say that they are the same things), who
 watches it, how processes share the work, how a step's batch is divided, phases still to come (a checkpoint refuses
 others in what it has seen). Anything else is another run."""
+
+BEFORE_CONFIG = (".lock", ".*.new", "fingerprints.json", "code_version.json", "code-*.diff")
+"""What may lie in a folder without config.yaml: a start that was cut off leaves it."""
 
 
 class RunRecords(Protocol):
@@ -59,17 +63,19 @@ class RunFolder:
         """Create the folder, or open it to resume.
 
         `config` is the resolved configuration as YAML; `fingerprints` names what the data was. Refuses a folder that
-        another process holds, that is no run folder, or whose run had another configuration or other data.
+        another process holds, that cannot be written, that is no run folder, or whose run had another configuration or
+        other data.
         """
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(path)
-        try:
-            self._open(config, fingerprints)
-        except BaseException:
-            self.close()
-            raise
-        self._metrics = (path / "metrics.jsonl").open("a")
+        with a_disk_for(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(path)
+            try:
+                self._open(config, fingerprints)
+            except BaseException:
+                self.close()
+                raise
+            self._metrics = (path / "metrics.jsonl").open("a")
 
     def __enter__(self) -> RunFolder:
         return self
@@ -79,14 +85,18 @@ class RunFolder:
 
     def close(self) -> None:
         """Unlock the folder."""
-        if hasattr(self, "_metrics"):
-            self._metrics.close()
-        self._lock.close()
+        try:
+            if hasattr(self, "_metrics"):
+                with a_disk_for(self.path):
+                    self._metrics.close()
+        finally:
+            self._lock.close()
 
     def append_metrics(self, row: dict[str, float | int]) -> None:
         """Add a row to metrics.jsonl; a row is on its own line and readable at once."""
-        self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
-        self._metrics.flush()
+        with a_disk_for(self.path):
+            self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
+            self._metrics.flush()
 
     def cut_metrics(self, step: int) -> None:
         """Drop the rows from `step` on, and a last line that was cut off: the file is then the uninterrupted run's."""
@@ -102,7 +112,7 @@ class RunFolder:
         if written.is_file():
             check_same_config(self.path, yaml.safe_load(written.read_text()), yaml.safe_load(config))
             _check_same_data(self.path, fingerprints)
-        elif others := sorted(p.name for p in self.path.iterdir() if p.name != ".lock"):
+        elif others := sorted(p.name for p in self.path.iterdir() if not any(map(p.match, BEFORE_CONFIG))):
             raise UserError(
                 f"run.folder {self.path}",
                 got=f"a folder with {others[0]} and no config.yaml",

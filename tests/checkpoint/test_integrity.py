@@ -18,6 +18,7 @@ from pi05_train.checkpoint.storage.orbax_write import write_orbax
 from pi05_train.checkpoint.storage.own import write_weights_folder
 from pi05_train.checkpoint.storage.source import spec_of
 from pi05_train.errors import UserError
+from pi05_train.trainer.run_folder import RunFolder
 
 LARGE = {"a": torch.randn(50_000), "b": torch.randn(500_000)}
 SPECS = {name: spec_of(tensor) for name, tensor in LARGE.items()}
@@ -35,6 +36,27 @@ def full(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small disk needs root")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+def remount(disk: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
+def test_a_run_whose_disk_fills_up_or_cannot_be_written_says_so(full: Path) -> None:
+    with pytest.raises(UserError, match="No space left on device") as refusal:
+        fill(full)
+    assert "\n" not in str(refusal.value)
+    remount(full, "ro")
+    with pytest.raises(UserError, match="Read-only file system"):
+        RunFolder(full / "other", config="{}\n", fingerprints={})
+    with pytest.raises(UserError, match="Read-only file system"):
+        save(full / "other", 1, {}, {})
+
+
+def fill(disk: Path) -> None:
+    with RunFolder(disk / "run", config="{}\n", fingerprints={}) as folder:
+        while True:
+            folder.append_metrics({f"loss/{i}": 0.1 for i in range(1000)})
 
 
 def weights_folder(disk: Path) -> None:

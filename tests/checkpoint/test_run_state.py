@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.checkpoint import integrity, run_state
+from pi05_train.checkpoint.integrity import delete
 from pi05_train.checkpoint.run_state import (
     DataState,
     check_data_state,
@@ -124,7 +125,7 @@ def test_missing_checkpoint_is_named(tmp_path: Path) -> None:
         load(tmp_path, 7, state(0))
 
 
-@pytest.mark.parametrize("victim", ["complete.json", ".metadata", "extra.json", "__0_0.distcp"])
+@pytest.mark.parametrize("victim", ["complete.json", ".metadata", "extra.json", "__0_0.distcp", "crc32c.json"])
 @pytest.mark.parametrize("damage", ["gone", "short", "scrambled"])
 def test_damage_is_refused_with_the_folder_named(tmp_path: Path, victim: str, damage: str) -> None:
     folder = save(tmp_path, 5, state(5), {"key": "value"})
@@ -138,6 +139,25 @@ def test_damage_is_refused_with_the_folder_named(tmp_path: Path, victim: str, da
         path.write_bytes(b"\xff" * len(content))
     with pytest.raises(UserError, match=r"step-00000005.*delete this folder"):
         load(tmp_path, 5, state(0))
+
+
+def test_one_flipped_bit_is_found_and_an_older_checkpoint_named(tmp_path: Path) -> None:
+    for step in (5, 6, 7):
+        save(tmp_path, step, state(step), {})
+    (step_folder(tmp_path, 6) / ".metadata").unlink()
+    victim = step_folder(tmp_path, 7) / "__0_0.distcp"
+    content = bytearray(victim.read_bytes())
+    place = content.index(state(7)["model"]["b"].numpy().tobytes())
+    content[place] ^= 1
+    victim.write_bytes(content)
+    wrong = r"step-00000007: got __0_0\.distcp with other bytes.*delete this folder to go on from step-00000005\."
+    with pytest.raises(UserError, match=wrong):
+        load(tmp_path, 7, state(0))
+    with pytest.raises(UserError, match=r"\.metadata missing.*go on from step-00000005\."):
+        load(tmp_path, 6, state(0))
+    delete(step_folder(tmp_path, 5))
+    with pytest.raises(UserError, match="begin anew"):
+        load(tmp_path, 7, state(0))
 
 
 def test_another_model_is_refused_by_tensor_name(tmp_path: Path) -> None:

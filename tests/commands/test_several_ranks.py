@@ -48,6 +48,30 @@ def test_two_ranks_go_on_where_one_stopped(workspace: Workspace) -> None:
     assert len(records[0]) > 1
 
 
+@pytest.mark.slow
+def test_any_engine_on_any_number_of_ranks_goes_on(workspace: Workspace) -> None:
+    """3, 2, 2, 1, 2 ranks in turn, each from the last one's checkpoint: the batches and losses of one process."""
+    turns = [
+        (3, ["engine=fsdp2"]),
+        (2, ["engine=ddp"]),
+        (2, ["engine=hsdp", "engine.shard_ranks=2"]),
+        (1, ["engine=single"]),
+        (2, ["engine=fsdp2"]),
+    ]
+    alone, together = ([*workspace.overrides("posttrain"), f"run.folder={workspace.root / name}"] for name in "ab")
+    assert main(["train", *alone, f"run.steps={2 * len(turns)}"]) == 0
+    for done, (size, engine) in enumerate(turns, start=1):
+        steps = [*engine, "engine.precision=fp32", f"run.steps={2 * done}"]
+        if size == 1:
+            assert main(["train", *together, *steps]) == 0
+        else:
+            train(size, [*together, *steps])
+    got, expected = rows(workspace.root / "b"), rows(workspace.root / "a")
+    assert [row["step"] for row in got] == list(range(2 * len(turns)))
+    for of_many, of_one in zip(got, expected, strict=True):
+        assert of_many == pytest.approx(of_one, rel=1e-4)
+
+
 def damage(workspace: Workspace) -> None:
     """Spoils every other sample of toy_arm."""
     card = CARDS["toy_arm"]

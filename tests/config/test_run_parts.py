@@ -91,7 +91,7 @@ def test_a_cosine_end_matters_only_to_the_cosine() -> None:
     check_run_parts(**(GOOD | {"schedule": ScheduleConfig("warmup_constant", 5, 0, 0.0)}))
 
 
-@pytest.mark.parametrize("config", [CheckpointConfig(0, 1), CheckpointConfig(1, 0)])
+@pytest.mark.parametrize("config", [CheckpointConfig(0, 1), CheckpointConfig(1, 0), CheckpointConfig(4, 1, 6)])
 def test_checkpoints_that_keep_nothing_are_refused(config: CheckpointConfig) -> None:
     with pytest.raises(UserError, match="checkpoint"):
         check_checkpoint(config)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from pi05_train.checkpoint.ranks import Ranks
 from pi05_train.checkpoint.run_state import load, save
 from pi05_train.config.run_parts import EngineConfig
 from pi05_train.engine.pytorch import PyTorchEngine
@@ -125,12 +126,12 @@ def hand_over(folder: Path, world: World) -> None:
     if world.size == 4:
         engine = resumed(folder / "one", 1, Case(HSDP), world)
         train_step(engine, 1)
-        save(folder / "four", 2, engine.state(), {}, world)
+        save(folder / "four", 2, engine.state(), {}, Ranks.join())
         return
     for sharding in (DDP, FSDP2):
         engine = resumed(folder / "four", 2, Case(sharding), world)
         train_step(engine, 2)
-        save(folder / sharding.name, 3, engine.state(), {}, world)
+        save(folder / sharding.name, 3, engine.state(), {}, Ranks.join())
 
 
 def main(folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_runs_killed_at_random_moments_end_as_the_uninterrupted_one(tmp_path: Path, rounds: int) -> None:
-    """Failure test 1, two kills a round: the same batches (ids and pixels), losses and weights, to the last bit."""
+    """One process, and two that share a model (fsdp2); kills of one, of all, and of one inside a checkpoint, two in
+    each of many rounds: the same batches (ids and pixels), losses and weights, to the last bit.
+    """
     command = [sys.executable, "-m", "tests.trainer.killed_runs", str(tmp_path), str(rounds)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("round ") == rounds
+    assert done.stdout.count("round ") == 2 * rounds

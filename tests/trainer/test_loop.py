@@ -169,6 +169,35 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> N
     assert [row["step"] for row in rows(tmp_path)] == [1, 3]
 
 
+FULL_DISK = (
+    SIGNALLED[: SIGNALLED.index("path =")]
+    + """
+import resource
+def filling(start):
+    for step, batches in enumerate(tiny_loader(start), start):
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+        yield batches
+path = Path(sys.argv[1])
+with open_world() as world:
+    engine = PyTorchEngine(tiny_model(), POSTTRAIN, OPTIMIZER, replace(CPU_FP32, name="fsdp2"), world)
+    if world.rank == 0:
+        fit(engine, tiny_loader, PLAN, open_run(path))
+    else:
+        fit(engine, filling, PLAN, FollowedRunFolder(path))
+"""
+)
+
+
+def test_a_write_that_fails_on_one_rank_ends_all_with_one_sentence(tmp_path: Path) -> None:
+    ended = run_ranks(2, "-c", FULL_DISK, str(tmp_path))
+    assert all(process.returncode for process in ended)
+    sentence = "File too large'), expected a disk that takes it; make room or mend the disk"
+    assert sum(process.stderr.count(sentence) for process in ended) == 1
+    assert steps_saved(tmp_path) == [3]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
 def test_interrupt_saves_then_raises_and_resumes(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, loader=signalling_loader(0, signal.SIGINT))

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.order.schedule import Schedule
 from pi05_train.engine.pytorch import PyTorchEngine
 from pi05_train.engine.world import ALONE
+from pi05_train.engine.world import World as RankWorld
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
 from pi05_train.objective.config import ObjectiveConfig
@@ -35,7 +37,7 @@ from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.trainer.loop import Plan, fit
 from pi05_train.trainer.metrics import mixture_row
-from pi05_train.trainer.run_folder import RunFolder
+from pi05_train.trainer.run_folder import FollowedRunFolder, RunFolder
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, PRETRAIN
 from tests.synthetic_processor import synthetic_processor
 
@@ -51,7 +53,7 @@ class World:
         self.mixture = Mixture.open(MixtureConfig("toy", entries), root)
         self.schedule = Schedule(3, self.mixture.names, self.mixture.sizes, self.mixture.shares, 6)
 
-    def loader(self, run: Path, workers: int = 0) -> Callable[[int], Iterator[list[Batch]]]:
+    def loader(self, run: Path, workers: int = 0, ranks: RankWorld = ALONE) -> Callable[[int], Iterator[list[Batch]]]:
         mixture = self.mixture
 
         def batches(start: int) -> Iterator[list[Batch]]:
@@ -60,12 +62,12 @@ class World:
                 self.schedule,
                 Reader(mixture),
                 self.processor,
-                division=of_equal_number(3),
+                division=of_equal_number(3, rank=ranks.rank, world_size=ranks.size),
                 flow_draws=1,
                 start_step=start,
                 stop_step=STEPS,
                 num_workers=workers,
-                quarantine=Quarantine(run, mixture),
+                quarantine=Quarantine(run, mixture, writes=ranks.rank == 0),
             )
             return (micro_batches for _, micro_batches in loader)
 
@@ -84,12 +86,16 @@ class World:
             model=self.processor.model,
         )
 
-    def engine(self, objective: ObjectiveConfig, start_from: Path | None = None) -> PyTorchEngine:
+    def engine(
+        self, objective: ObjectiveConfig, start_from: Path | None = None, ranks: RankWorld = ALONE
+    ) -> PyTorchEngine:
+        """Sharded over the ranks, if a launcher started several."""
         model = Pi05(self.processor.model, expert=objective.expert)
         model.init_weights(3)
         if start_from is not None:
             load_weights(start_from, model, ema=True)
-        return PyTorchEngine(model, objective, OPTIMIZER, CPU_FP32, ALONE)
+        config = replace(CPU_FP32, name="fsdp2") if ranks.group else CPU_FP32
+        return PyTorchEngine(model, objective, OPTIMIZER, config, ranks)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +114,14 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def train(world: World, run: Path, engine: PyTorchEngine, **options: Any) -> PyTorchEngine:
+    loader = options.get("loader", world.loader(run))
+    if engine.world.rank > 0:
+        engine.world.barrier()  # the folder is there
+        fit(engine, loader, world.plan(), FollowedRunFolder(run))
+        return engine
     with RunFolder(run, config="{}\n", fingerprints={}) as folder:
-        fit(engine, options.get("loader", world.loader(run)), world.plan(), folder)
+        engine.world.barrier()
+        fit(engine, loader, world.plan(), folder)
     return engine
 
 

@@ -169,3 +169,23 @@ def test_every_code_that_worked_on_a_run_is_kept(tmp_path: Path, monkeypatch: py
         "code-second.diff": "+second\n",
     }
     assert len(names) == 2
+
+
+def test_a_start_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    with RunFolder(whole, config=text(), fingerprints=DATA):
+        names = [path.name for path in whole.iterdir() if path.name not in ("config.yaml", "metrics.jsonl")]
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for name in (*names, ".config.yaml.new"):
+        (cut / name).write_text((whole / name).read_text() if name in names else "ru")
+    with RunFolder(cut, config=text(), fingerprints=DATA):
+        assert yaml.safe_load((cut / "config.yaml").read_text()) == CONFIG
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Not a directory.*choose another disk"):
+        RunFolder(tmp_path / "file" / "run", config=text(), fingerprints=DATA)
+    with pytest.raises(UserError, match=r"File exists"):
+        RunFolder(tmp_path / "file", config=text(), fingerprints=DATA)

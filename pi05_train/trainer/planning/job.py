@@ -77,8 +77,10 @@ class JobPlan:
     @property
     def disk_bytes(self) -> float:
         """Of the checkpoints that are kept, and the one being written."""
-        saved = -(-self.steps // self.config.checkpoint.every_steps)
-        return self.checkpoint_bytes * min(saved, self.config.checkpoint.keep_last + 1)
+        checkpoint = self.config.checkpoint
+        saved = -(-self.steps // checkpoint.every_steps)
+        for_ever = self.steps // checkpoint.keep_every_steps if checkpoint.keep_every_steps else 0
+        return self.checkpoint_bytes * min(saved, checkpoint.keep_last + 1 + for_ever)
 
     @property
     def requests_per_step(self) -> float:

@@ -43,6 +43,9 @@ def test_disk_is_that_of_the_checkpoints_kept_and_the_one_being_written() -> Non
     plan = planned("run.steps=5000", "schedule.decay_steps=5000", "checkpoint.every_steps=2000")
     assert plan.checkpoint_bytes == 16 * plan.network.parameters
     assert plan.disk_bytes == 3 * plan.checkpoint_bytes  # after 2000, 4000 and 5000 steps; three and one may be kept
+    some = planned("run.steps=9000", "checkpoint.every_steps=1000", "checkpoint.keep_every_steps=3000")
+    assert some.config.checkpoint.keep_last == 3
+    assert some.disk_bytes == 7 * some.checkpoint_bytes
 
 
 def test_samples_over_the_run_are_all_of_it() -> None:
