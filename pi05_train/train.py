@@ -24,7 +24,8 @@ from pi05_train.data.loading.reader import Reader
 from pi05_train.data.loading.shard_cache import shard_cache
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.order.schedule import Schedule
-from pi05_train.engine.pytorch import PyTorchEngine, refuse_wrong_world
+from pi05_train.engine.choose import make_engine
+from pi05_train.engine.pytorch import refuse_wrong_world
 from pi05_train.engine.world import World, open_world
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
@@ -52,7 +53,7 @@ def train(config: Config, world: World) -> Path:
     reader = Reader(mixture, shard_cache(mixture, config.data))
     division = make_division(config, mixture, statistics, rank=world.rank, world_size=world.size)
     model = initial_model(config)
-    engine = PyTorchEngine(model, config.stage.objective, config.optimizer, config.engine, world)
+    engine = make_engine(model, config.stage.objective, config.optimizer, config.engine, world)
     quarantine = Quarantine(Path(config.run.folder), mixture, writes=world.rank == 0)
 
     def batches(start: int) -> Iterator[list[Batch]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pi05_train.errors import UserError
 
-ENGINES = ("single", "ddp", "fsdp2", "hsdp")
+ENGINES = ("single", "ddp", "fsdp2", "hsdp", "zero1", "zero2", "zero3")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class EngineConfig:
 
     name: str
     """One of `ENGINES`. single: one process, one device; ddp: every rank has the whole model; fsdp2: the ranks share
-    one copy of weights, gradients, moments and average; hsdp: groups of ranks share one each."""
+    one copy of weights, gradients, moments and average; hsdp: groups of ranks share one each; zero1, zero2, zero3:
+    through DeepSpeed, the ranks share moments and average, gradients too, weights too."""
     precision: str
     """Compute precision, "fp32" or "bf16"; masters, gradients and optimizer state are fp32 either way."""
     device: str
@@ -63,7 +64,8 @@ class EngineConfig:
     compile: bool = False
     """Every block through torch.compile: fewer and larger kernels, after a minute or two at the start."""
     cpu_offload: bool = False
-    """fsdp2, hsdp: weights, gradients, moments and average live in the host's memory, and the optimizer steps there."""
+    """fsdp2, hsdp, zero3: weights, gradients, moments and average live in the host's memory, and the optimizer steps
+    there; zero1, zero2: all but the weights that the network computes with."""
     reshard_after_forward: bool = True
     """fsdp2, hsdp: free gathered weights after a block's forward and gather them again for its backward."""
     shard_ranks: int = 1
@@ -117,12 +119,16 @@ def check_run_parts(
             expected="none or full: what is compiled computes again by itself what is cheap",
             do="set it to none",
         )
-    if engine.cpu_offload and engine.name not in ("fsdp2", "hsdp"):
+    if engine.name.startswith("zero"):
+        _one_of("engine.activation_checkpointing", engine.activation_checkpointing, ("none",))
+        if engine.compile:
+            raise UserError("engine.compile", got=f"true with {engine.name}", expected="false", do="or choose fsdp2")
+    if engine.cpu_offload and engine.name in ("single", "ddp"):
         raise UserError(
             "engine.cpu_offload",
             got=f"true with engine {engine.name}",
-            expected="engine fsdp2 or hsdp",
-            do="choose one of them (launch/torchrun.sh starts it on one device too), or set it to false",
+            expected="an engine that shards",
+            do="choose fsdp2 (launch/torchrun.sh starts it on one device too), or set it to false",
         )
     _one_of("logger.wandb", logger.wandb, ("offline", "online", "disabled"))
     _at_least("engine.shard_ranks", engine.shard_ranks, 1)

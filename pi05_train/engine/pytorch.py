@@ -15,7 +15,7 @@ from pi05_train.engine.ema import WeightAverage
 from pi05_train.engine.optimizer import clip, gradient_norm, make_optimizer
 from pi05_train.engine.protocol import StepResult
 from pi05_train.engine.sharding import distribute
-from pi05_train.engine.tallies import SegmentLosses, SourceNames, StepCounts, non_finite_segments, sums_by_source
+from pi05_train.engine.tallies import SegmentLosses, SourceNames, StepCounts, non_finite, sums_by_source
 from pi05_train.engine.world import World
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
@@ -66,7 +66,9 @@ class PyTorchEngine:
         norms = gradient_norm(self._backbone), gradient_norm(self._expert)
         sums = self.world.sum_on_device(torch.cat([total[None], sums_by_source(losses, self._sources.names).flatten()]))
         backbone_norm, expert_norm, loss, *flat = _to_host(*norms, sums)
-        self._refuse_non_finite(losses, (loss, backbone_norm, expert_norm))
+        if not all(map(math.isfinite, (loss, backbone_norm, expert_norm))):
+            self._optimizer.zero_grad(set_to_none=True)
+            raise non_finite(self._step, losses, self._sources)
         clip((self._backbone, self._expert), norms, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
@@ -125,21 +127,6 @@ class PyTorchEngine:
 
     def _compute(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._bf16)
-
-    def _refuse_non_finite(self, losses: Sequence[SegmentLosses], numbers: Sequence[float]) -> None:
-        """`numbers` are of all ranks, so all refuse together."""
-        if all(math.isfinite(number) for number in numbers):
-            return
-        self._optimizer.zero_grad(set_to_none=True)
-        bad = sorted({name for names in self.world.gather(non_finite_segments(losses)) for name in names})
-        raise UserError(
-            f"step {self._step}",
-            got=f"a loss that is not finite in {', '.join(bad)}" if bad else "gradients that are not finite",
-            expected=f"finite losses and gradients from the sources {', '.join(self._sources.names)}",
-            do="look at these samples; the weights are unchanged"
-            if bad
-            else "lower the learning rate or raise precision",
-        )
 
 
 def refuse_wrong_world(engine: EngineConfig, world: World) -> None:

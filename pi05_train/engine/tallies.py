@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pi05_train.engine.protocol import Tally
 from pi05_train.engine.world import World
+from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.objective.losses import Counts, count
 
@@ -62,7 +63,7 @@ class SourceNames:
     def __init__(self, world: World, *, expert: bool) -> None:
         """`expert`: whether segments with actions have a flow loss."""
         self.names: list[str] = []
-        self._world = world
+        self.world = world
         self._expert = expert
 
     def count(self, batches: Sequence[Batch]) -> StepCounts:
@@ -72,11 +73,11 @@ class SourceNames:
         """
         met = {segment.source for batch in batches for segment in batch.segments}
         own = self._own(batches, met)
-        known, turns, *rest = self._world.sum([int(met <= set(self.names)), len(batches), *own])
-        if known < self._world.size:
-            self.names = sorted({name for names in self._world.gather(met | set(self.names)) for name in names})
-            turns, *rest = self._world.sum([len(batches), *self._own(batches, met)])
-        assert turns == len(batches) * self._world.size, "ranks have different numbers of micro-batches"
+        known, turns, *rest = self.world.sum([int(met <= set(self.names)), len(batches), *own])
+        if known < self.world.size:
+            self.names = sorted({name for names in self.world.gather(met | set(self.names)) for name in names})
+            turns, *rest = self.world.sum([len(batches), *self._own(batches, met)])
+        assert turns == len(batches) * self.world.size, "ranks have different numbers of micro-batches"
         tokens, text, flow, *flat = rest
         size = len(self.names)
         parts = flat[:size], flat[size : 2 * size], flat[2 * size :]
@@ -110,7 +111,18 @@ def sums_by_source(losses: Sequence[SegmentLosses], sources: Sequence[str]) -> T
     return sums
 
 
-def non_finite_segments(losses: Sequence[SegmentLosses]) -> list[str]:
+def non_finite(step: int, losses: Sequence[SegmentLosses], sources: SourceNames) -> UserError:
+    """Why a step whose loss or gradient is not finite is refused, in the same words on every rank. A collective."""
+    bad = sorted({name for names in sources.world.gather(_non_finite_segments(losses)) for name in names})
+    return UserError(
+        f"step {step}",
+        got=f"a loss that is not finite in {', '.join(bad)}" if bad else "gradients that are not finite",
+        expected=f"finite losses and gradients from the sources {', '.join(sources.names)}",
+        do="look at these samples; the weights are unchanged" if bad else "lower the learning rate or raise precision",
+    )
+
+
+def _non_finite_segments(losses: Sequence[SegmentLosses]) -> list[str]:
     """Names "source/key" of every segment whose text or flow loss is not finite."""
     found = set()
     for part in losses:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ TIMEOUT = timedelta(minutes=20)
 """After which a rank that waits for another gives up; longer than `data.patience_seconds` lets a rank wait for data."""
 _FAILED = "pi05_train/failed"
 _POLL_SECONDS = 1.0
+_GLOO_THREADS = 2
+"""Of each process group."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,24 @@ def open_world() -> Iterator[World]:
     finally:
         left.set()
         watcher.join()  # a thread inside the store at exit would abort the process
-    world.barrier()
+    for _ in range(_GLOO_THREADS + 1):  # one of them may be late with a tensor of before
+        _wait_and_let_go()
     dist.destroy_process_group()
+
+
+def _wait_and_let_go() -> None:
+    """Wait until every rank is here, and until gloo has let go of the tensor that this took.
+
+    A thread of gloo drops a tensor after the collective has returned, and needs the interpreter for it. If that has
+    begun to end, Python ends the thread inside a destructor and C++ aborts: "terminate called without an active
+    exception". Destroying the group joins its threads only if nothing else refers to it; FSDP2 and DeepSpeed do.
+    """
+    flag = torch.zeros(())
+    held = weakref.ref(flag)
+    dist.all_reduce(flag)
+    del flag
+    while held() is not None:
+        time.sleep(0.001)
 
 
 def _from_environment() -> World:

@@ -58,6 +58,8 @@ def test_shipped_values_are_possible(group: str, path: Path) -> None:
         ("engine", {"activation_checkpointing": "some"}, "engine.activation_checkpointing"),
         ("engine", {"activation_checkpointing": "selective", "compile": True}, "engine.activation_checkpointing"),
         ("engine", {"name": "ddp", "cpu_offload": True}, "engine.cpu_offload"),
+        ("engine", {"name": "zero2", "activation_checkpointing": "full"}, "engine.activation_checkpointing"),
+        ("engine", {"name": "zero2", "compile": True}, "engine.compile"),
         ("engine", {"shard_ranks": 0}, "engine.shard_ranks"),
         ("engine", {"precision": "fp16"}, "engine.precision"),
         ("engine", {"device": "tpu"}, "engine.device"),

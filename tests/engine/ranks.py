@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 from pi05_train.checkpoint.ranks import Ranks
 from pi05_train.checkpoint.run_state import load, save
 from pi05_train.config.run_parts import EngineConfig
-from pi05_train.engine.pytorch import PyTorchEngine
+from pi05_train.engine import choose
+from pi05_train.engine.protocol import Engine
 from pi05_train.engine.world import World, open_world
 from pi05_train.model.adaptation import AdaptationConfig, LoraRule
 from pi05_train.model.batch import Batch
@@ -82,25 +83,25 @@ def own_batches(step: int, world: World, *, accumulate: bool) -> list[Batch]:
     return [tiny_mixed_batch([sample for part in parts for sample in part])]
 
 
-def make_engine(case: Case, world: World) -> PyTorchEngine:
+def make_engine(case: Case, world: World) -> Engine:
     model = Pi05(TINY, expert=True)
     if case.adapted:
         adapt(model, ADAPTATION)
     model.init_weights(0)
-    return PyTorchEngine(model, replace(POSTTRAIN, insulation=case.insulation), OPTIMIZER, case.engine, world)
+    return choose.make_engine(model, replace(POSTTRAIN, insulation=case.insulation), OPTIMIZER, case.engine, world)
 
 
-def train_step(engine: PyTorchEngine, step: int, *, accumulate: bool = False) -> dict[str, Any]:
+def train_step(engine: Engine, step: int, *, accumulate: bool = False) -> dict[str, Any]:
     batches = own_batches(step, engine.world, accumulate=accumulate)
     return asdict(engine.train_step(batches, learning_rate=1e-3))
 
 
-def outcome(case: Case, world: World) -> dict[str, Any]:
+def outcome(case: Case, world: World, steps: int = STEPS) -> dict[str, Any]:
     """Of one case: the moments after the first step, every step's result, and the dtypes at the end."""
     engine = make_engine(case, world)
     results = [train_step(engine, 0, accumulate=case.accumulate)]
     moments = {name: whole(moment).clone() for name, moment in engine.state()["optimizer"]["exp_avg"].items()}
-    results += [train_step(engine, step, accumulate=case.accumulate) for step in range(1, STEPS)]
+    results += [train_step(engine, step, accumulate=case.accumulate) for step in range(1, steps)]
     state = engine.state()
     kept = {"model": state["model"], "ema": state["ema"]} | state["optimizer"]
     dtypes = {kind: sorted({str(value.dtype) for value in values.values()}) for kind, values in kept.items()}
@@ -112,7 +113,7 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def resumed(run: Path, step: int, case: Case, world: World) -> PyTorchEngine:
+def resumed(run: Path, step: int, case: Case, world: World) -> Engine:
     """A new engine brought to the checkpoint, whoever wrote it."""
     engine = make_engine(case, world)
     state = engine.state()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pi05_train.config import run_parts
 from pi05_train.config.cluster import ClusterConfig
 from pi05_train.config.schema import Config
 from pi05_train.data.order.outlook import Outlook
@@ -116,8 +115,6 @@ def plan_job(config: Config, cluster: ClusterConfig, engine: str | None = None) 
     considered = by_size if engine is None else {engine: by_size[engine]}
     _check_fits(considered, forecaster, chosen=engine is not None)
     asked = {name: forecaster.forecast(name, at_asked) for name in by_size}
-    here = run_parts.ENGINES
-    considered = {name: of for name, of in considered.items() if engine or name.partition(" ")[0] in here}
     fitting = [forecast for forecasts in considered.values() for forecast in forecasts if forecast.fits(device)]
     suggested = best(fitting) if fitting else None
     return JobPlan(
