@@ -70,6 +70,14 @@ def backbone_plan(segments: Segments, rotation: Rotation) -> BackbonePlan:
     return BackbonePlan((prefix, target), rotation, order)
 
 
+def prefix_plan(segments: Segments, rotation: Rotation) -> BackbonePlan:
+    """Call 1 alone, for segments without targets."""
+    assert not any(segments.target), "a prefix cache is made of prompts"
+    spans = list(zip(segments.starts, segments.prefix, strict=True))
+    call = ragged_call(spans, [[span] for span in spans], causal=False, device=rotation.cos.device)
+    return BackbonePlan((call,), rotation, call.query_rows_M.argsort())
+
+
 def last_backbone_plan(segments: Segments, rotation: Rotation, predictions: Sequence[int]) -> BackbonePlan:
     """The last layer: only rows that predict something are asked for.
 
@@ -83,6 +91,15 @@ def last_backbone_plan(segments: Segments, rotation: Rotation, predictions: Sequ
     queries = list(zip(before, predictions, strict=True))
     call = ragged_call(queries, [[(s, p - 1 + n)] for s, p, n in each], causal=True, device=device)
     return BackbonePlan((call,), rotation, call.query_rows_M.argsort(), rows)
+
+
+def ends_plan(segments: Segments, head_dim: int, like: Rotation) -> BackbonePlan:
+    """The last row of every prefix, on the prefix that it ends."""
+    keys = [[span] for span in zip(segments.starts, segments.prefix, strict=True)]
+    device = like.cos.device
+    call = ragged_call([(s, 1) for s in range(len(keys))], keys, causal=False, device=device)
+    positions = torch.tensor(segments.prefix, dtype=torch.int64).to(device, non_blocking=True) - 1
+    return BackbonePlan((call,), rotation(positions, head_dim, like.cos.dtype), call.query_rows_M.argsort())
 
 
 def decode_plan(

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
-from pi05_train.policy.sampler import denoise, generate_text, sample_actions
+from pi05_train.policy.sampler import Sampler
+from pi05_train.policy.writing import generate_text
 from pi05_train.processing.example import Example, pack
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.schema import Sample
@@ -35,10 +36,13 @@ class Policy:
         *,
         euler_steps: int = 10,
         batch_samples: int = 16,
+        graphs: bool = False,
     ) -> None:
+        """`graphs`: chunks come from recorded CUDA graphs, for weights in half precision on CUDA."""
         self.model = model
         self.processor = processor
         self.euler_steps = euler_steps
+        self.sampler = Sampler(model, steps=euler_steps, graphs=graphs)
         self.batch_samples = batch_samples
 
     @property
@@ -74,7 +78,7 @@ class Policy:
         for start, batch in self._batches(samples):
             some = slice(start, start + batch.num_segments)
             noise_BHD, dims_BD = self._noise(seeds[some]), self._flow_dims(samples[some])
-            x_BHD = sample_actions(self.model, batch, noise_BHD, steps=self.euler_steps, dims_BD=dims_BD)
+            x_BHD = self.sampler.actions(batch, noise_BHD, dims_BD)
             chunks += list(x_BHD.float().cpu().numpy())
         return chunks
 
@@ -84,13 +88,10 @@ class Policy:
         decoded = [self.processor.normalised_actions(i, s.source) for i, s in zip(written, samples, strict=True)]
         return [None if chunk is None else chunk.astype(np.float32) for chunk in decoded]
 
-    @torch.inference_mode()
     def denoising(self, sample: Sample, seed: int) -> tuple[tuple[float, ...], NDArray[np.float32]]:
         """Flow times from 1 to 0 and x_t at each, [T, H, D] in the network's units."""
         ((_, batch),) = self._batches([sample])
-        cache = self.model.prefill(batch)
-        dims_BD = self._flow_dims([sample])
-        steps = denoise(self.model, cache, self._noise([seed]), steps=self.euler_steps, dims_BD=dims_BD)
+        steps = self.sampler.path(batch, self._noise([seed]), self._flow_dims([sample]))
         path = [(t, x[0].float().cpu().numpy()) for t, x in steps]
         return tuple(t for t, _ in path), np.stack([x for _, x in path])
 

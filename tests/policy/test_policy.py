@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Policy
-from pi05_train.policy.sampler import sample_actions
+from pi05_train.policy.sampler import Sampler
 from pi05_train.tokenization.vocabulary import EOS_ID
 from tests.policy.toy_policy import ACTION_DIM, HORIZON, toy_policy, toy_processor, toy_samples
 from tests.synthetic import CARDS
@@ -26,8 +26,10 @@ class Scribe:
 
     def prefill(self, batch: Any) -> Scribe:
         assert batch.num_segments == len(self.scripts)
-        self.last_logits_BV = self.logits()
         return self
+
+    def first_logits(self, _: Any) -> Tensor:
+        return self.logits()
 
     def decode(self, _: Any, token_ids: Tensor) -> Tensor:
         assert len(token_ids) == len(self.scripts)
@@ -126,9 +128,9 @@ def test_weights_for_one_robot_give_its_actions_in_a_runtime_that_moves_every_di
     weight = policy.model.get_parameter("action.in_proj.weight")
     ((_, batch),) = policy._batches(samples)
     noise = policy._noise([1, 2])
-    theirs = sample_actions(policy.model, batch, noise, steps=policy.euler_steps).numpy()
+    theirs = Sampler(policy.model, steps=policy.euler_steps).actions(batch, noise).numpy()
     assert np.abs(theirs[..., :dims] - expected[..., :dims]).max() > 1e-2
     with torch.no_grad():
         weight[:, dims:] = 0
-    theirs = sample_actions(policy.model, batch, noise, steps=policy.euler_steps).numpy()
+    theirs = Sampler(policy.model, steps=policy.euler_steps).actions(batch, noise).numpy()
     np.testing.assert_allclose(theirs[..., :dims], expected[..., :dims], atol=1e-6)
