@@ -1,11 +1,11 @@
 """What inference keeps of prefixes, so that text and actions are computed from them without redoing them.
 
-Shape letters: B segments, N rows of their prefixes, W width of the backbone.
+Shape letters: B segments, R answers, N rows of their prefixes, W width of the backbone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -26,5 +26,13 @@ class PrefixCache:
     ends_BW: Tensor
     """The last row of every prefix before the last layer: actions never read what that layer makes of it."""
     states_BD: Tensor
+    owners: tuple[int, ...]
+    """The segment behind every answer that is decoded; several answers may go on from one prefix."""
     decoded: int = 0
-    """Target tokens appended so far, per segment."""
+    """Target tokens appended so far, per answer."""
+
+    def repeated(self, answers: int) -> PrefixCache:
+        """The same prefixes, not copied, for so many answers to each; only before anything is decoded."""
+        assert not self.decoded
+        owners = tuple(owner for owner in self.owners for _ in range(answers))
+        return replace(self, memory=list(self.memory), owners=owners)

@@ -115,7 +115,9 @@ class Pi05(nn.Module):
         by = self.rotation(batch.positions_N)
         x, memory = self.read_prefix(self.embed(batch), prefix_plan(segments, by))
         ends = [start + length - 1 for start, length in zip(segments.starts, segments.prefix, strict=True)]
-        return PrefixCache(segments, memory, by, x[torch.tensor(ends).to(x.device)], batch.states_BD)
+        return PrefixCache(
+            segments, memory, by, x[torch.tensor(ends).to(x.device)], batch.states_BD, tuple(range(batch.num_segments))
+        )
 
     @torch.no_grad()
     def read_prefix(self, x_NW: Tensor, plan: BackbonePlan) -> tuple[Tensor, list[KeysValues]]:
@@ -131,22 +133,24 @@ class Pi05(nn.Module):
 
     @torch.no_grad()
     def first_logits(self, cache: PrefixCache) -> Tensor:
-        """Scores of the first target token of every segment, [B, vocab_size]."""
+        """Scores of the first target token of every answer, [R, vocab_size]."""
         *_, last = self._layers()
         plan = ends_plan(cache.segments, self.config.head_dim, cache.rotation)
-        return self._logits(last.answer(cache.ends_BW, plan, cache.memory[-1]))
+        logits = self._logits(last.answer(cache.ends_BW, plan, cache.memory[-1]))
+        return logits[torch.tensor(cache.owners).to(logits.device)]
 
     @torch.no_grad()
-    def decode(self, cache: PrefixCache, token_ids_B: Tensor) -> Tensor:
-        """Appends one target token per segment and returns the scores of the next one, [B, vocab_size]."""
+    def decode(self, cache: PrefixCache, token_ids_R: Tensor) -> Tensor:
+        """Appends one target token per answer and returns the scores of the next one, [R, vocab_size]."""
         plan = decode_plan(
             cache.segments,
+            cache.owners,
             cache.decoded,
             self.config.head_dim,
             cache.rotation,
             skipped_positions=int(self.config.pi0_fast_quirks),
         )
-        x = self._embed_text(token_ids_B)
+        x = self._embed_text(token_ids_R)
         for index, layer in enumerate(self.layers):
             x, _, cache.memory[index] = layer(x, None, None, plan, None, cache.memory[index])
         cache.decoded += 1

@@ -103,20 +103,28 @@ def ends_plan(segments: Segments, head_dim: int, like: Rotation) -> BackbonePlan
 
 
 def decode_plan(
-    segments: Segments, decoded: int, head_dim: int, like: Rotation, *, skipped_positions: int = 0
+    segments: Segments,
+    owners: Sequence[int],
+    decoded: int,
+    head_dim: int,
+    like: Rotation,
+    *,
+    skipped_positions: int = 0,
 ) -> BackbonePlan:
-    """Call 2 against a cache: one new row per segment, after `decoded` earlier steps of one row per segment each.
+    """Call 2 against a cache: one new row per answer, after `decoded` earlier steps of one row per answer each.
+
+    Answer a goes on from the prefix of segment `owners[a]`.
 
     Key rows count the cached prefix rows, then the rows of every step, this one included. Positions go on where the
     prefix ended, `skipped_positions` further.
     """
-    device, count = like.cos.device, len(segments.prefix)
+    device, count, starts = like.cos.device, len(owners), segments.starts
     keys = [
-        [(start, prefix), *((segments.rows + step * count + s, 1) for step in range(decoded + 1))]
-        for s, (start, prefix) in enumerate(zip(segments.starts, segments.prefix, strict=True))
+        [(starts[s], segments.prefix[s]), *((segments.rows + step * count + a, 1) for step in range(decoded + 1))]
+        for a, s in enumerate(owners)
     ]
-    call = ragged_call([(s, 1) for s in range(count)], keys, causal=True, device=device)
-    lengths = torch.tensor(segments.prefix, dtype=torch.int64).to(device, non_blocking=True)
+    call = ragged_call([(a, 1) for a in range(count)], keys, causal=True, device=device)
+    lengths = torch.tensor([segments.prefix[s] for s in owners], dtype=torch.int64).to(device, non_blocking=True)
     positions = lengths + decoded + skipped_positions
     return BackbonePlan((call,), rotation(positions, head_dim, like.cos.dtype), call.query_rows_M.argsort())
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.rules import AnswerRules
 from pi05_train.policy.sampler import Sampler
-from pi05_train.policy.writing import generate_text
+from pi05_train.policy.writing import write_best, write_most_likely
 from pi05_train.processing.example import Example, pack
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.schema import Sample
-from pi05_train.tokenization.vocabulary import EOS_ID
 
 Chunk = NDArray[np.float32]
 
@@ -42,6 +42,7 @@ class Policy:
         self.model = model
         self.processor = processor
         self.euler_steps = euler_steps
+        self.rules = AnswerRules(processor.tokens, processor.templates, model.config.vocab_size)
         self.sampler = Sampler(model, steps=euler_steps, graphs=graphs)
         self.batch_samples = batch_samples
 
@@ -67,15 +68,30 @@ class Policy:
         return [None if c is None else self._physical(c, s) for c, s in zip(chunks, samples, strict=True)]
 
     def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
-        """What the backbone writes after each prompt, greedily, without FAST tokens."""
-        taken = self.processor.tokens.layout.fast_range
-        ids = self._generate(samples, max_tokens, forbidden=slice(taken.start, taken.stop))
-        return [self.processor.tokens.text.decode(answer) for answer in ids]
+        """What the backbone writes after each prompt, greedily: words, and boxes where they may stand."""
+        return self._decoded(self._written(samples, max_tokens, self.rules))
+
+    def best_text(
+        self, samples: Sequence[Sample], seeds: Sequence[int], max_tokens: int, *, candidates: int, temperature: float
+    ) -> list[str]:
+        """The likeliest of `candidates` answers drawn at a temperature; a prompt is read once for all of them."""
+        answers: list[list[int]] = []
+        for start, batch in self._batches(samples, max(self.batch_samples // candidates, 1)):
+            answers += write_best(
+                self.model,
+                batch,
+                seeds[start : start + batch.num_segments],
+                candidates=candidates,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                rules=self.rules,
+            )
+        return self._decoded(answers)
 
     def normalised_actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
         """Chunks [H, D] in the network's units, padded dimensions included."""
         chunks: list[Chunk] = []
-        for start, batch in self._batches(samples):
+        for start, batch in self._batches(samples, self.batch_samples):
             some = slice(start, start + batch.num_segments)
             noise_BHD, dims_BD = self._noise(seeds[some]), self._flow_dims(samples[some])
             x_BHD = self.sampler.actions(batch, noise_BHD, dims_BD)
@@ -84,29 +100,30 @@ class Policy:
 
     def normalised_fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
         """Chunks [H, D] in the network's units from FAST tokens; None where undecodable."""
-        written = self._generate(samples, max_tokens)
+        written = self._written(samples, max_tokens, None)
         decoded = [self.processor.normalised_actions(i, s.source) for i, s in zip(written, samples, strict=True)]
         return [None if chunk is None else chunk.astype(np.float32) for chunk in decoded]
 
     def denoising(self, sample: Sample, seed: int) -> tuple[tuple[float, ...], NDArray[np.float32]]:
         """Flow times from 1 to 0 and x_t at each, [T, H, D] in the network's units."""
-        ((_, batch),) = self._batches([sample])
+        ((_, batch),) = self._batches([sample], 1)
         steps = self.sampler.path(batch, self._noise([seed]), self._flow_dims([sample]))
         path = [(t, x[0].float().cpu().numpy()) for t, x in steps]
         return tuple(t for t, _ in path), np.stack([x for _, x in path])
 
-    def _generate(
-        self, samples: Sequence[Sample], max_tokens: int, *, forbidden: slice | None = None
-    ) -> list[list[int]]:
+    def _written(self, samples: Sequence[Sample], max_tokens: int, rules: AnswerRules | None) -> list[list[int]]:
         answers: list[list[int]] = []
-        for _, batch in self._batches(samples):
-            answers += generate_text(self.model, batch, max_tokens=max_tokens, stop_id=EOS_ID, forbidden=forbidden)
+        for _, batch in self._batches(samples, self.batch_samples):
+            answers += write_most_likely(self.model, batch, max_tokens=max_tokens, rules=rules)
         return answers
 
-    def _batches(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Batch]]:
-        """Packed prompts, with the place of the first among the samples."""
-        for start in range(0, len(samples), self.batch_samples):
-            prompts = [self.processor.prompt_only(sample) for sample in samples[start : start + self.batch_samples]]
+    def _decoded(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        return [self.processor.tokens.text.decode(ids) for ids in answers]
+
+    def _batches(self, samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Batch]]:
+        """Packed prompts, `size` at a time, with the place of the first among the samples."""
+        for start in range(0, len(samples), size):
+            prompts = [self.processor.prompt_only(sample) for sample in samples[start : start + size]]
             yield start, pack_without_draws(prompts, self.model).to(self.device)
 
     def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
