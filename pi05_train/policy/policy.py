@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.rules import AnswerRules
@@ -21,6 +22,8 @@ from pi05_train.processing.processor import Processor
 from pi05_train.samples.schema import Sample
 
 Chunk = NDArray[np.float32]
+MOST_FAST_TOKENS = 256
+"""openpi's limit (models/pi0_fast.py)."""
 
 
 class Policy:
@@ -56,10 +59,13 @@ class Policy:
         return self.model.action is not None
 
     def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
-        """A chunk [H, the source's action_dim] per sample, in physical units, from the flow expert.
+        """A chunk [H, the source's action_dim] per sample, in physical units.
 
-        `seeds` choose the noise. Needs a model with an expert.
+        From the flow expert, where `seeds` choose the noise; a network without one writes FAST tokens, greedily.
         """
+        if not self.has_expert:
+            chunks = self.fast_actions(samples, max_tokens=MOST_FAST_TOKENS)
+            return [_decodable(chunk, sample) for chunk, sample in zip(chunks, samples, strict=True)]
         return [self._physical(c, s) for c, s in zip(self.normalised_actions(samples, seeds), samples, strict=True)]
 
     def fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
@@ -140,6 +146,17 @@ class Policy:
         assert sample.state is not None, sample.key
         physical: Chunk = self.processor.physical_actions(chunk_HD, sample.source, sample.state).astype(np.float32)
         return physical
+
+
+def _decodable(chunk: Chunk | None, sample: Sample) -> Chunk:
+    if chunk is None:
+        raise UserError(
+            f"actions for {sample.source}, sample {sample.key}",
+            got="FAST tokens that are no chunk",
+            expected="a chunk",
+            do="observe again, or use weights trained further",
+        )
+    return chunk
 
 
 def pack_without_draws(examples: Sequence[Example], model: Pi05) -> Batch:
