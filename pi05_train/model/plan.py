@@ -113,10 +113,8 @@ def decode_plan(
 ) -> BackbonePlan:
     """Call 2 against a cache: one new row per answer, after `decoded` earlier steps of one row per answer each.
 
-    Answer a goes on from the prefix of segment `owners[a]`.
-
-    Key rows count the cached prefix rows, then the rows of every step, this one included. Positions go on where the
-    prefix ended, `skipped_positions` further.
+    Answer a goes on from the prefix of segment `owners[a]`. Key rows count the cached prefix rows, then the rows of
+    every step, this one included. Positions go on where the prefix ended, `skipped_positions` further.
     """
     device, count, starts = like.cos.device, len(owners), segments.starts
     keys = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -45,11 +45,12 @@ class Recorded(Generic[Inputs]):
         if key not in self.graphs:
             while len(self.graphs) >= self.kept:
                 self.graphs.popitem(last=False)
-            self.graphs[key] = (inputs, *record(lambda: self.run(inputs)))
+            own = cloned(inputs)  # replays overwrite them
+            self.graphs[key] = (own, *record(lambda: self.run(own)))
         self.graphs.move_to_end(key)
         own, graph, result = self.graphs[key]
         for mine, given in zip(leaves(own), leaves(inputs), strict=True):
-            if isinstance(mine, Tensor) and mine is not given:
+            if isinstance(mine, Tensor):
                 mine.copy_(given)
         graph.replay()
         return result.clone()
@@ -65,6 +66,17 @@ def leaves(inputs: Any) -> Iterator[Any]:
             yield from leaves(item)
     else:
         yield inputs
+
+
+def cloned(inputs: Inputs) -> Inputs:
+    """The same with tensors of its own."""
+    if isinstance(inputs, Tensor):
+        return cast(Inputs, inputs.clone())
+    if isinstance(inputs, tuple):
+        return cast(Inputs, tuple(map(cloned, inputs)))
+    if is_dataclass(inputs) and not isinstance(inputs, type):
+        return replace(inputs, **{field.name: cloned(getattr(inputs, field.name)) for field in fields(inputs)})
+    return inputs
 
 
 def _kind(leaf: Any) -> Any:
