@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pi05_train.model.attention import RaggedCall, Stack
+from pi05_train.model.attention import RaggedCall
 from pi05_train.model.batch import Batch
 from pi05_train.model.chunk_plan import ChunkPlan, DenoisingPlan, denoising_plan
 from pi05_train.model.pi05 import Pi05
@@ -88,17 +88,16 @@ def _round_up(rows: int) -> int:
 
 def _shaped(plan: ChunkPlan, prefix_rows: int, longest: int) -> ChunkPlan:
     """Key rows filled up with rows that no chunk reads."""
-    (stack, *_), chunk_rows = plan.call.stacks, plan.rotation.cos.shape[1]
+    chunk_rows = plan.rotation.cos.shape[1]
     keys = prefix_rows + len(plan.order_G) * (chunk_rows + 1)
     missing = keys - len(plan.memory_rows_J)
     return replace(
         plan,
-        call=_at_most(plan.call, stack.query_length, longest + chunk_rows + 1),
+        call=_at_most(plan.call, plan.call.longest_query, longest + chunk_rows + 1),
         memory_rows_J=functional.pad(plan.memory_rows_J, (0, missing)),
     )
 
 
 def _at_most(call: RaggedCall, query_length: int, key_length: int) -> RaggedCall:
     """The call, its lengths known to the host as bounds only."""
-    segments = len(call.cumulative_queries) - 1
-    return replace(call, stacks=(Stack(segments, query_length, key_length),))
+    return replace(call, stacks=(), longest_query=query_length, longest_key=key_length)
