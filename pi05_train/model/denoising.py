@@ -10,10 +10,11 @@ R key-value heads, E head_dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pi05_train.model.action import ActionEnds
@@ -23,6 +24,7 @@ from pi05_train.model.gemma import AdaptiveRMSNorm, GemmaBlock, Modulation, RMSN
 from pi05_train.model.joint import KeysValues
 
 Norm = AdaptiveRMSNorm | RMSNorm
+Projection = Callable[[Tensor], Tensor]
 
 
 class Denoiser:
@@ -42,11 +44,12 @@ class Denoiser:
         self.blocks = blocks
         self.times_T = times_T
         self.dtype = memory[0][0].dtype
+        self.projections = [_joined([block.q_proj, block.k_proj, block.v_proj]) for block in blocks]
         if plan.states is not None:
             rows = action.state_rows(states_BD)
             assert rows is not None, "a network with a state token"
             memory = self._with_states(rows.to(self.dtype), memory, plan.states)
-        self.run = _Run(memory, plan.chunks)
+        self.run = _Run(memory, plan.chunks, self.projections)
         norms = [norm for block in blocks for norm in (block.attention_norm, block.mlp_norm)]
         self.modulations = self._modulations([*norms, action.final_norm])
 
@@ -63,7 +66,7 @@ class Denoiser:
 
     def _with_states(self, rows: Tensor, memory: Sequence[KeysValues], plan: ChunkPlan) -> list[KeysValues]:
         """`memory` with the state tokens' keys and values as its last rows, segment after segment."""
-        run = _Run(memory, plan)
+        run = _Run(memory, plan, self.projections)
         rows = rows[plan.order_G]
         for layer, block in enumerate(self.blocks):
             rows = run.layer(layer, block, rows, None, None)
@@ -87,8 +90,9 @@ class Denoiser:
 class _Run:
     """Chunks on their way through the layers, and the keys and values they see there."""
 
-    def __init__(self, memory: Sequence[KeysValues], plan: ChunkPlan) -> None:
+    def __init__(self, memory: Sequence[KeysValues], plan: ChunkPlan, projections: Sequence[Projection]) -> None:
         self.plan = plan
+        self.projections = projections
         self.rotation = WideRotation.of(plan.rotation)
         self.memory = [(k[plan.memory_rows_J], v[plan.memory_rows_J]) for k, v in memory]
         """Per layer, [J, R, E]; the chunks' own rows are overwritten by every step."""
@@ -98,21 +102,26 @@ class _Run:
     ) -> Tensor:
         """The chunks [B, rows, W] after a layer."""
         normed, gate = _norm(block.attention_norm, x, attention)
-        heads = block.q_proj.out_features // block.head_dim
-        rotated = self.rotation(
-            torch.unflatten(torch.cat([block.q_proj(normed), block.k_proj(normed)], dim=-1), -1, (-1, block.head_dim))
-        )
-        q, own_k = rotated[..., :heads, :], rotated[..., heads:, :]
         k, v = self.memory[index]
+        kv_heads = k.shape[1]
+        heads = torch.unflatten(self.projections[index](normed), -1, (-1, block.head_dim))
+        rotated = self.rotation(heads[..., :-kv_heads, :])
+        q, own_k, own_v = rotated[..., :-kv_heads, :], rotated[..., -kv_heads:, :], heads[..., -kv_heads:, :]
         k.index_copy_(0, self.plan.own_rows_M, own_k.flatten(0, 1))
-        v.index_copy_(
-            0, self.plan.own_rows_M, torch.unflatten(block.v_proj(normed), -1, (-1, block.head_dim)).flatten(0, 1)
-        )
-        attended = attend_in_order(_fold(q, own_k.shape[-2]), k, v, self.plan.call)
+        v.index_copy_(0, self.plan.own_rows_M, own_v.flatten(0, 1))
+        attended = attend_in_order(_fold(q, kv_heads), k, v, self.plan.call)
         x = _residual(x, block.o_proj(_unfold(attended, x.shape[:2])), gate)
         normed, gate = _norm(block.mlp_norm, x, mlp)
         hidden = functional.gelu(block.gate_proj(normed), approximate="tanh") * block.up_proj(normed)
         return _residual(x, block.down_proj(hidden), gate)
+
+
+def _joined(layers: Sequence[nn.Module]) -> Projection:
+    """What linear layers make of the same input, side by side: one product, where none of them has LoRA."""
+    weights = [layer.weight for layer in layers if type(layer) is nn.Linear]
+    if len(weights) == len(layers):
+        return partial(functional.linear, weight=torch.cat(weights))
+    return lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
 
 
 def _fold(q: Tensor, kv_heads: int) -> Tensor:
