@@ -16,11 +16,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pi05_train.config.cluster import ClusterConfig, check_cluster
 from pi05_train.config.convert import build, nearest
-from pi05_train.config.schema import Config
+from pi05_train.config.schema import Config, TokenizerConfig
 from pi05_train.config.validate import check_model, validate
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig, check_adaptation
 from pi05_train.model.config import ModelConfig
+from pi05_train.processing.templates import Templates
 from pi05_train.resources import resource
 
 ROOT = "config"
@@ -61,6 +62,12 @@ def compose_model(overrides: Sequence[str], config_dir: str | None = None) -> tu
     check_model(model)
     check_adaptation(adaptation)
     return model, adaptation
+
+
+def compose_prompts(overrides: Sequence[str], config_dir: str | None = None) -> tuple[Templates, TokenizerConfig]:
+    """The words and tokenizers that overrides describe, outside any run; refusals as in `compose`."""
+    values = _values(overrides, config_dir, ("templates", "tokenizer"))
+    return build(Templates, values["templates"], "templates"), build(TokenizerConfig, values["tokenizer"], "tokenizer")
 
 
 def _values(

@@ -31,9 +31,22 @@ class ActionEnds(nn.Module, ABC):
         self.in_proj = UncastLinear(config.action_dim, config.expert.width)
         self.out_proj = UncastLinear(config.expert.width, config.action_dim)
 
-    @abstractmethod
     def embed(self, x_GHD: Tensor, time_G: Tensor, states_GD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of the noisy chunks, [G, rows, W], and the condition [G, W] of every adaptive norm, if there are any."""
+        states, actions = self.state_rows(states_GD), self.action_rows(x_GHD, time_G)
+        return actions if states is None else torch.cat([states, actions], dim=1), self.condition(time_G)
+
+    @abstractmethod
+    def condition(self, time_G: Tensor) -> Tensor | None:
+        """What the adaptive norms are given, [G, W]; None if there are none."""
+
+    @abstractmethod
+    def state_rows(self, states_GD: Tensor) -> Tensor | None:
+        """The row before the actions, [G, 1, W]; None if there is none."""
+
+    @abstractmethod
+    def action_rows(self, x_GHD: Tensor, time_G: Tensor) -> Tensor:
+        """Rows of the noisy actions, [G, H, W]."""
 
     def velocity(self, chunk: Tensor, condition_GW: Tensor | None) -> Tensor:
         """The velocity of every step, [G, H, D], from the last layer's rows. The norm's gate has nothing to gate."""
@@ -43,7 +56,9 @@ class ActionEnds(nn.Module, ABC):
         return velocity
 
     def _time(self, time_G: Tensor) -> Tensor:
-        return time_embedding(time_G.to(self.in_proj.weight.dtype), self.in_proj.out_features)
+        # The time is never rounded to half precision: the embedding's shortest period would not survive it.
+        time_G = time_G.to(torch.promote_types(self.in_proj.weight.dtype, torch.float32))
+        return time_embedding(time_G, self.in_proj.out_features)
 
 
 class ModulatingEnds(ActionEnds):
@@ -56,10 +71,18 @@ class ModulatingEnds(ActionEnds):
         self.time_mlp_out = UncastLinear(width, width)
         self.final_norm = AdaptiveRMSNorm(width)
 
-    def embed(self, x_GHD: Tensor, time_G: Tensor, states_GD: Tensor) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
-        """See `ActionEnds.embed`; the state is in the prompt."""
+    def condition(self, time_G: Tensor) -> Tensor:
+        """See `ActionEnds.condition`."""
         hidden = functional.silu(self.time_mlp_in(self._time(time_G)))
-        return self.in_proj(x_GHD), functional.silu(self.time_mlp_out(hidden))
+        return functional.silu(self.time_mlp_out(hidden))
+
+    def state_rows(self, states_GD: Tensor) -> None:
+        """See `ActionEnds.state_rows`; the state is in the prompt."""
+
+    def action_rows(self, x_GHD: Tensor, time_G: Tensor) -> Tensor:  # noqa: ARG002
+        """See `ActionEnds.action_rows`."""
+        rows: Tensor = self.in_proj(x_GHD)
+        return rows
 
 
 class MixingEnds(ActionEnds):
@@ -73,12 +96,20 @@ class MixingEnds(ActionEnds):
         self.time_mlp_out = UncastLinear(width, width)
         self.final_norm = RMSNorm(width)
 
-    def embed(self, x_GHD: Tensor, time_G: Tensor, states_GD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See `ActionEnds.embed`."""
+    def condition(self, time_G: Tensor) -> None:
+        """See `ActionEnds.condition`."""
+
+    def state_rows(self, states_GD: Tensor) -> Tensor:
+        """See `ActionEnds.state_rows`."""
+        row: Tensor = self.state_proj(states_GD)
+        return row[:, None]
+
+    def action_rows(self, x_GHD: Tensor, time_G: Tensor) -> Tensor:
+        """See `ActionEnds.action_rows`."""
         actions = self.in_proj(x_GHD)
         time = self._time(time_G)[:, None].expand_as(actions)
-        hidden = functional.silu(self.time_mlp_in(torch.cat([actions, time], dim=-1)))
-        return torch.cat([self.state_proj(states_GD)[:, None], self.time_mlp_out(hidden)], dim=1), None
+        rows: Tensor = self.time_mlp_out(functional.silu(self.time_mlp_in(torch.cat([actions, time], dim=-1))))
+        return rows
 
 
 def action_ends(config: ModelConfig) -> ActionEnds:

@@ -87,8 +87,12 @@ def _cumulative(lengths: Sequence[int]) -> Tensor:
 
 def attend(q_NQE: Tensor, k_NRE: Tensor, v_NRE: Tensor, call: RaggedCall) -> Tensor:
     """Attention of the call's query rows, [M, Q, E], in the order of `call.query_rows_M`."""
-    q, k, v = q_NQE[call.query_rows_M], k_NRE[call.key_rows_J], v_NRE[call.key_rows_J]
-    if call.query_rows_M.shape[0] == 0:
+    return attend_in_order(q_NQE[call.query_rows_M], k_NRE[call.key_rows_J], v_NRE[call.key_rows_J], call)
+
+
+def attend_in_order(q: Tensor, k: Tensor, v: Tensor, call: RaggedCall) -> Tensor:
+    """Attention [M, Q, E] of queries [M, Q, E] on keys and values [J, R, E] that lie in the call's order already."""
+    if q.shape[0] == 0:
         # Nothing to do, but keys and values stay in the graph: every rank must produce every gradient.
         return q + (k.sum() + v.sum())
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):

@@ -46,6 +46,23 @@ def rotate(x: Tensor, by: Rotation) -> Tensor:
     return torch.cat([left * by.cos - right * by.sin, right * by.cos + left * by.sin], dim=-1).to(x.dtype)
 
 
+@dataclass(frozen=True)
+class WideRotation:
+    """`Rotation` for both halves at once, [..., 1, E]."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def of(cls, by: Rotation) -> WideRotation:
+        return cls(torch.cat([by.cos, by.cos], dim=-1), torch.cat([-by.sin, by.sin], dim=-1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """RoPE of queries or keys [..., heads, E], in fewer operations than `rotate`."""
+        left, right = x.chunk(2, dim=-1)
+        return torch.addcmul(x * self.cos, torch.cat([right, left], dim=-1), self.sin).to(x.dtype)
+
+
 def _normalised(x: Tensor) -> Tensor:
     return functional.rms_norm(at_least_float32(x), x.shape[-1:], eps=_EPSILON)
 
@@ -63,6 +80,19 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(at_least_float32(x), x.shape[-1:], weight, _EPSILON).to(x.dtype), None
 
 
+@dataclass(frozen=True)
+class Modulation:
+    """What one condition does to every row."""
+
+    factor_W: Tensor
+    shift_W: Tensor
+    gate_W: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The norm of `x`, modulated."""
+        return torch.addcmul(self.shift_W, _normalised(x), self.factor_W).to(x.dtype)
+
+
 class AdaptiveRMSNorm(nn.Module):
     """adaRMS: scale, shift and the gate of the following residual come from the condition (the flow time).
 
@@ -77,6 +107,12 @@ class AdaptiveRMSNorm(nn.Module):
         assert condition is not None, "this norm needs a condition"
         scale, shift, gate = self.modulation(condition.to(x.dtype)).chunk(3, dim=-1)
         return (_normalised(x) * (1 + scale) + shift).to(x.dtype), gate
+
+    def modulations(self, condition: Tensor, dtype: torch.dtype) -> list[Modulation]:
+        """What `forward` makes of each condition [steps, W] for rows of `dtype`."""
+        scale, shift, gate = self.modulation(condition.to(dtype)).chunk(3, dim=-1)
+        factor = at_least_float32(1 + scale)
+        return [Modulation(*parts) for parts in zip(factor, at_least_float32(shift), gate, strict=True)]
 
 
 def residual(x: Tensor, update: Tensor, gate: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pi05_train.model.attention import attend
 from pi05_train.model.config import ModelConfig
-from pi05_train.model.gemma import GemmaBlock
+from pi05_train.model.gemma import GemmaBlock, Rotation
 from pi05_train.model.plan import BackbonePlan, ExpertPlan
 
 KeysValues = tuple[Tensor, Tensor]
@@ -65,6 +65,19 @@ class JointBlock(nn.Module):
         q = block.queries(normed, by)
         attended = torch.cat([attend(q, k, v, call) for call in plan.calls])[plan.order]
         return block.finish(x_NW, attended, None, None), (k, v)
+
+    def keys_values(self, x_NW: Tensor, by: Rotation) -> KeysValues:
+        """What the backbone rows before this layer lend to others."""
+        normed, _ = self.backbone.attention_norm(x_NW)
+        return self.backbone.keys_values(normed, by)
+
+    def answer(self, x_BW: Tensor, plan: BackbonePlan, memory: KeysValues) -> Tensor:
+        """Backbone rows after this layer, [B, W], that are in `memory` already and lend nothing new."""
+        block = self.backbone
+        normed, _ = block.attention_norm(x_BW)
+        q = block.queries(normed, plan.rotation)
+        attended = torch.cat([attend(q, *memory, call) for call in plan.calls])[plan.order]
+        return block.finish(x_BW, attended, None, None)
 
     def _expert(
         self, chunk_GHW: Tensor, condition: Tensor | None, memory: KeysValues, plan: ExpertPlan, *, insulation: bool

@@ -19,18 +19,24 @@ from torch.nn import functional
 
 from pi05_train.model.action import ActionEnds, action_ends
 from pi05_train.model.batch import Batch
+from pi05_train.model.cache import PrefixCache
+from pi05_train.model.chunk_plan import DenoisingPlan, denoising_plan
 from pi05_train.model.config import ModelConfig
+from pi05_train.model.denoising import Denoiser
 from pi05_train.model.flow import noisy_actions
 from pi05_train.model.gemma import GemmaBlock, RMSNorm, Rotation, rotation
 from pi05_train.model.init import init_parameters
 from pi05_train.model.joint import JointBlock, KeysValues
 from pi05_train.model.plan import (
+    BackbonePlan,
     ExpertPlan,
     Segments,
     backbone_plan,
     decode_plan,
+    ends_plan,
     expert_plan,
     last_backbone_plan,
+    prefix_plan,
 )
 from pi05_train.model.precision import compute_dtype
 from pi05_train.model.siglip import VisionTower
@@ -44,22 +50,6 @@ class Output:
     """Scores of the token after each label row, [L, vocab_size]."""
     velocity_AKHD: Tensor | None
     """None without an expert."""
-
-
-@dataclass
-class PrefixCache:
-    """What inference keeps of prefixes, so that text and actions are computed from them without redoing them."""
-
-    segments: Segments
-    memory: list[KeysValues]
-    """Per layer, keys and values of the prefix rows, then of every decoded token; `Pi05.decode` appends to it."""
-    rotation: Rotation
-    last_logits_BV: Tensor
-    """Scores of the first target token."""
-    states_BD: Tensor
-    expert_plan: ExpertPlan | None
-    decoded: int = 0
-    """Target tokens appended so far, per segment."""
 
 
 class Pi05(nn.Module):
@@ -97,10 +87,10 @@ class Pi05(nn.Module):
         With `insulation` no gradient runs from the actions into the backbone; the numbers stay the same.
         """
         segments = Segments(batch.prefix_lengths, batch.target_lengths)
-        by = self._rotation(batch.positions_N)
+        by = self.rotation(batch.positions_N)
         plan = backbone_plan(segments, by)
         last = last_backbone_plan(segments, by, segments.target)
-        x: Tensor | None = self._embed(batch)
+        x: Tensor | None = self.embed(batch)
         chunk = condition = actions = None
         if self.action is not None:
             draws = batch.time_AK.shape[1]
@@ -121,54 +111,73 @@ class Pi05(nn.Module):
     @torch.no_grad()
     def prefill(self, batch: Batch) -> PrefixCache:
         """Runs the prefixes of a batch without targets once; text and actions are then computed from the cache."""
-        assert not any(batch.target_lengths), "a prefix cache is made of prompts"
         segments = Segments(batch.prefix_lengths, batch.target_lengths)
-        by = self._rotation(batch.positions_N)
-        plan = backbone_plan(segments, by)
-        last = last_backbone_plan(segments, by, [1] * batch.num_segments)
-        x = self._embed(batch)
-        memory = []
-        for index, layer in enumerate(self.layers):
-            x, _, seen = layer(x, None, None, last if index == self.config.depth - 1 else plan, None)
-            memory.append(seen)
-        actions = None
-        if self.action is not None:
-            actions = self._expert_plan(segments, range(batch.num_segments), by)
-        return PrefixCache(segments, memory, by, self._logits(x), batch.states_BD, actions)
+        by = self.rotation(batch.positions_N)
+        x, memory = self.read_prefix(self.embed(batch), prefix_plan(segments, by))
+        ends = [start + length - 1 for start, length in zip(segments.starts, segments.prefix, strict=True)]
+        return PrefixCache(
+            segments, memory, by, x[torch.tensor(ends).to(x.device)], batch.states_BD, tuple(range(batch.num_segments))
+        )
 
     @torch.no_grad()
-    def decode(self, cache: PrefixCache, token_ids_B: Tensor) -> Tensor:
-        """Appends one target token per segment and returns the scores of the next one, [B, vocab_size]."""
+    def read_prefix(self, x_NW: Tensor, plan: BackbonePlan) -> tuple[Tensor, list[KeysValues]]:
+        """The stream before the last layer, and every layer's keys and values: all that is ever read of a prefix."""
+        *before, last = self._layers()
+        memory = []
+        for layer in before:
+            x, _, seen = layer(x_NW, None, None, plan, None)
+            assert x is not None
+            x_NW = x
+            memory.append(seen)
+        return x_NW, [*memory, last.keys_values(x_NW, plan.rotation)]
+
+    @torch.no_grad()
+    def first_logits(self, cache: PrefixCache) -> Tensor:
+        """Scores of the first target token of every answer, [R, vocab_size]."""
+        *_, last = self._layers()
+        plan = ends_plan(cache.segments, self.config.head_dim, cache.rotation)
+        logits = self._logits(last.answer(cache.ends_BW, plan, cache.memory[-1]))
+        return logits[torch.tensor(cache.owners).to(logits.device)]
+
+    @torch.no_grad()
+    def decode(self, cache: PrefixCache, token_ids_R: Tensor) -> Tensor:
+        """Appends one target token per answer and returns the scores of the next one, [R, vocab_size]."""
         plan = decode_plan(
             cache.segments,
+            cache.owners,
             cache.decoded,
             self.config.head_dim,
             cache.rotation,
             skipped_positions=int(self.config.pi0_fast_quirks),
         )
-        x = self._embed_text(token_ids_B)
+        x = self._embed_text(token_ids_R)
         for index, layer in enumerate(self.layers):
             x, _, cache.memory[index] = layer(x, None, None, plan, None, cache.memory[index])
         cache.decoded += 1
         return self._logits(x)
 
-    @torch.no_grad()
-    def velocity(self, cache: PrefixCache, x_BHD: Tensor, time_B: Tensor) -> Tensor:
-        """Velocity [B, H, D] of noisy chunks at flow times, given their cached prefixes; decoded tokens are unseen."""
-        assert self.action is not None, "this model was built without an action expert"
-        embedded, condition = self.action.embed(x_BHD, time_B, cache.states_BD)
-        chunk = self._to_compute(embedded)
+    def denoiser(self, cache: PrefixCache, times_T: Tensor) -> Denoiser:
+        """The velocities of one chunk per cached prefix at these flow times; decoded tokens are unseen."""
         rows = cache.segments.rows
-        for layer, (k, v) in zip(self.layers, cache.memory, strict=True):
-            _, chunk, _ = layer(None, chunk, condition, None, cache.expert_plan, (k[:rows], v[:rows]))
-        return self.action.velocity(chunk, condition)
+        plan = denoising_plan(cache.segments, self.config, cache.rotation)
+        return self.planned_denoiser([(k[:rows], v[:rows]) for k, v in cache.memory], cache.states_BD, times_T, plan)
+
+    @torch.no_grad()
+    def planned_denoiser(
+        self, memory: Sequence[KeysValues], states_BD: Tensor, times_T: Tensor, plan: DenoisingPlan
+    ) -> Denoiser:
+        """The same from the keys and values of the prefix rows alone."""
+        assert self.action is not None, "this model was built without an action expert"
+        experts = [layer.expert for layer in self._layers() if layer.expert is not None]
+        return Denoiser(self.action, experts, memory, states_BD, times_T, plan)
 
     def _layers(self) -> Iterator[JointBlock]:
         for layer in self.layers:
             assert isinstance(layer, JointBlock)
             yield layer
 
-    def _rotation(self, positions_N: Tensor) -> Rotation:
+    def rotation(self, positions_N: Tensor) -> Rotation:
+        """The rotation of rows at these positions."""
         return rotation(positions_N, self.config.head_dim, self.embedding.weight.dtype)
 
     def _expert_plan(self, segments: Segments, chunk_segments: Sequence[int], by: Rotation) -> ExpertPlan:
@@ -182,11 +191,14 @@ class Pi05(nn.Module):
         embedded = self.embedding(token_ids) * math.sqrt(self.config.backbone.width)
         return self._to_compute(embedded)
 
-    def _embed(self, batch: Batch) -> Tensor:
+    def embed(self, batch: Batch) -> Tensor:
         """The backbone's stream [N, W]: scaled text embeddings, and image tokens, which are not scaled."""
-        text = self._embed_text(batch.token_ids_N)
-        images = self.vision(batch.images_ICHW).flatten(0, 1)
-        return text.index_copy(0, batch.image_rows_V, images.to(text.dtype))
+        return self.join(self.vision(batch.images_ICHW), batch.image_rows_V, batch.token_ids_N)
+
+    def join(self, images_ISW: Tensor, image_rows_V: Tensor, token_ids_N: Tensor) -> Tensor:
+        """The same from the vision tower's tokens."""
+        text = self._embed_text(token_ids_N)
+        return text.index_copy(0, image_rows_V, images_ISW.flatten(0, 1).to(text.dtype))
 
     def _embed_actions(
         self, action: ActionEnds, batch: Batch, chunk_segments: Sequence[int]

@@ -70,6 +70,14 @@ def backbone_plan(segments: Segments, rotation: Rotation) -> BackbonePlan:
     return BackbonePlan((prefix, target), rotation, order)
 
 
+def prefix_plan(segments: Segments, rotation: Rotation) -> BackbonePlan:
+    """Call 1 alone, for segments without targets."""
+    assert not any(segments.target), "a prefix cache is made of prompts"
+    spans = list(zip(segments.starts, segments.prefix, strict=True))
+    call = ragged_call(spans, [[span] for span in spans], causal=False, device=rotation.cos.device)
+    return BackbonePlan((call,), rotation, call.query_rows_M.argsort())
+
+
 def last_backbone_plan(segments: Segments, rotation: Rotation, predictions: Sequence[int]) -> BackbonePlan:
     """The last layer: only rows that predict something are asked for.
 
@@ -85,21 +93,36 @@ def last_backbone_plan(segments: Segments, rotation: Rotation, predictions: Sequ
     return BackbonePlan((call,), rotation, call.query_rows_M.argsort(), rows)
 
 
-def decode_plan(
-    segments: Segments, decoded: int, head_dim: int, like: Rotation, *, skipped_positions: int = 0
-) -> BackbonePlan:
-    """Call 2 against a cache: one new row per segment, after `decoded` earlier steps of one row per segment each.
+def ends_plan(segments: Segments, head_dim: int, like: Rotation) -> BackbonePlan:
+    """The last row of every prefix, on the prefix that it ends."""
+    keys = [[span] for span in zip(segments.starts, segments.prefix, strict=True)]
+    device = like.cos.device
+    call = ragged_call([(s, 1) for s in range(len(keys))], keys, causal=False, device=device)
+    positions = torch.tensor(segments.prefix, dtype=torch.int64).to(device, non_blocking=True) - 1
+    return BackbonePlan((call,), rotation(positions, head_dim, like.cos.dtype), call.query_rows_M.argsort())
 
-    Key rows count the cached prefix rows, then the rows of every step, this one included. Positions go on where the
-    prefix ended, `skipped_positions` further.
+
+def decode_plan(
+    segments: Segments,
+    owners: Sequence[int],
+    decoded: int,
+    head_dim: int,
+    like: Rotation,
+    *,
+    skipped_positions: int = 0,
+) -> BackbonePlan:
+    """Call 2 against a cache: one new row per answer, after `decoded` earlier steps of one row per answer each.
+
+    Answer a goes on from the prefix of segment `owners[a]`. Key rows count the cached prefix rows, then the rows of
+    every step, this one included. Positions go on where the prefix ended, `skipped_positions` further.
     """
-    device, count = like.cos.device, len(segments.prefix)
+    device, count, starts = like.cos.device, len(owners), segments.starts
     keys = [
-        [(start, prefix), *((segments.rows + step * count + s, 1) for step in range(decoded + 1))]
-        for s, (start, prefix) in enumerate(zip(segments.starts, segments.prefix, strict=True))
+        [(starts[s], segments.prefix[s]), *((segments.rows + step * count + a, 1) for step in range(decoded + 1))]
+        for a, s in enumerate(owners)
     ]
-    call = ragged_call([(s, 1) for s in range(count)], keys, causal=True, device=device)
-    lengths = torch.tensor(segments.prefix, dtype=torch.int64).to(device, non_blocking=True)
+    call = ragged_call([(a, 1) for a in range(count)], keys, causal=True, device=device)
+    lengths = torch.tensor([segments.prefix[s] for s in owners], dtype=torch.int64).to(device, non_blocking=True)
     positions = lengths + decoded + skipped_positions
     return BackbonePlan((call,), rotation(positions, head_dim, like.cos.dtype), call.query_rows_M.argsort())
 

@@ -68,4 +68,4 @@ class VisionTower(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             pixels = images_ICHW.contiguous().to(weight.dtype) / 255 * 2 - 1
             patches: Tensor = self.patch_embedding(pixels).flatten(2).transpose(1, 2) + self.position_embedding
-        return patches.to(compute_dtype(weight))
+        return patches.to(compute_dtype(self.head.weight))

@@ -1,26 +1,152 @@
-"""A policy from a run folder: configuration, statistics and weights, without shards, engine or trainer."""
+"""Policies from a run folder, and from weights that come from elsewhere; without shards, engine or trainer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
+from pi05_train.checkpoint.foreign.formats import infer_sizes, our_view
+from pi05_train.checkpoint.foreign.identify import Format, identify, open_source
+from pi05_train.checkpoint.foreign.importing import beside, config_beside
+from pi05_train.checkpoint.storage.assets import STATISTICS
+from pi05_train.checkpoint.storage.own import WeightsFolder
+from pi05_train.checkpoint.storage.source import TensorSource
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.build import build_processor, run_statistics
-from pi05_train.config.compose import read_config
-from pi05_train.model.lora import adapt
+from pi05_train.config.compose import compose_model, compose_prompts, read_config
+from pi05_train.config.convert import build
+from pi05_train.errors import UserError
+from pi05_train.model.adaptation import AdaptationConfig
+from pi05_train.model.config import ModelConfig
+from pi05_train.model.half import to_bfloat16
+from pi05_train.model.init import NoDraws
+from pi05_train.model.lora import adapt, apply_lora
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Policy
+from pi05_train.processing.normalisation import NormStats, parse_norm_stats
+from pi05_train.processing.processor import Processor
+from pi05_train.samples.card import SourceCard
+from pi05_train.tokenization.tokens import Tokens
+
+PUBLISHED: dict[str, tuple[str, ...]] = {
+    "pi05": ("templates=openpi", "tokenizer.text=paligemma"),
+    "pi0": ("templates=pi0", "tokenizer.text=paligemma"),
+    "pi0_fast": (
+        "templates=pi0_fast",
+        "tokenizer.text=paligemma_pi0_fast",
+        "tokenizer.fast_native_dims=true",
+    ),
+}
+"""By family, how openpi's published weights are talked to."""
+NORMALISATION = {"pi05": "quantile", "pi0": "z_score", "pi0_fast": "quantile"}
 
 
-def load_policy(run: Path, *, ema: bool) -> Policy:
-    """The newest checkpoint of a run folder as a policy on the CPU, with averaged (`ema`) or raw weights."""
-    config = read_config(run / "config.yaml")
-    processor = build_processor(config, run_statistics(run))
+def load_policy(run: Path, *, ema: bool, device: str = "cpu", bfloat16: bool = False) -> Policy:
+    """The newest checkpoint of a run folder, or one of its checkpoint folders, with averaged (`ema`) or raw weights."""
+    folder = run.resolve().parent.parent if run.name.startswith("step-") else run
+    config = read_config(folder / "config.yaml")
+    processor = build_processor(config, run_statistics(folder))
     model = Pi05(config.model, expert=config.stage.objective.expert)
     adapt(model, config.adaptation)
     load_weights(run, model, ema=ema)
-    return Policy(
-        model.eval(),
-        processor,
-        euler_steps=config.evaluation.euler_steps,
+    if bfloat16:
+        to_bfloat16(model)
+    return _policy(model.to(device), processor, config.evaluation.euler_steps)
+
+
+def load_foreign_policy(
+    where: str,
+    robot: SourceCard,
+    overrides: Sequence[str] = (),
+    *,
+    asset: str | None = None,
+    euler_steps: int = 10,
+    device: str = "cpu",
+    bfloat16: bool = False,
+) -> Policy:
+    """A policy from openpi's or LeRobot's checkpoint, or from a weights folder made of one, for the robot of a card.
+
+    `overrides` choose `model`, `adaptation`, `templates` and `tokenizer` where they are not those of openpi's published
+    weights; a weights folder says itself which network it is. `asset` names the statistics below `assets/`; None: there
+    is one. Tensors go to the device one at a time.
+    """
+    config, adaptation, expert, source = _opened(where, overrides)
+    templates, tokenizer = compose_prompts(["tokenizer.fast=fast_universal", *PUBLISHED[config.family], *overrides])
+    processor = Processor(
+        model=config,
+        cards={robot.name: robot},
+        statistics={robot.name: _statistics(where, asset)},
+        tokens=Tokens.load(tokenizer.text, tokenizer.fast, native_dims=tokenizer.fast_native_dims),
+        templates=templates,
+        augmentation=None,
+        stage_has_expert=expert,
+        normalisation=NORMALISATION[config.family],
+        padded_dims_trained=True,  # openpi and LeRobot sample all dims, whatever the robot has
     )
+    model = _filled(config, adaptation, source.read, expert=expert, device=device, bfloat16=bfloat16)
+    return _policy(model, processor, euler_steps)
+
+
+def _policy(model: Pi05, processor: Processor, euler_steps: int) -> Policy:
+    """Recorded CUDA graphs need variable-length attention, which is for half precision."""
+    weight = model.embedding.weight
+    graphs = weight.is_cuda and weight.dtype == torch.bfloat16
+    return Policy(model.eval(), processor, euler_steps=euler_steps, graphs=graphs)
+
+
+def _opened(where: str, overrides: Sequence[str]) -> tuple[ModelConfig, AdaptationConfig, bool, TensorSource]:
+    """Network, LoRA, whether it has an expert, and tensors under our names."""
+    format, source = open_source(where)
+    if format is Format.RUN:
+        raise UserError(
+            f"checkpoint {where}", got="a run's", expected="another program's, or imported weights", do="load the run"
+        )
+    if format is Format.WEIGHTS:
+        folder = WeightsFolder.open(Path(where))
+        model = build(ModelConfig, folder.model["model"], "model")
+        adaptation = build(AdaptationConfig, folder.model["adaptation"], "adaptation")
+        return model, adaptation, bool(folder.model["expert"]), folder.source
+    chosen = [part for part in overrides if part.partition("=")[0].partition(".")[0] in ("model", "adaptation")]
+    model, adaptation = compose_model(["model=pi05", *chosen])
+    config_json = config_beside(where)
+    expert = infer_sizes(source, format, config_json).expert
+    view = our_view(source, format, model, expert=expert, adaptation=adaptation, config_json=config_json)
+    return model, adaptation, expert, view
+
+
+def _filled(
+    config: ModelConfig,
+    adaptation: AdaptationConfig,
+    read: Callable[[str], torch.Tensor],
+    *,
+    expert: bool,
+    device: str,
+    bfloat16: bool,
+) -> Pi05:
+    """The network on its device, never on the CPU as a whole."""
+    with torch.device("meta"), NoDraws():
+        model = Pi05(config, expert=expert)
+        apply_lora(model, adaptation.lora)
+    if bfloat16:
+        to_bfloat16(model)
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(read(name))
+    return model
+
+
+def _statistics(where: str, asset: str | None) -> dict[str, NormStats]:
+    files, _, _ = beside(where, identify(where))
+    names = [path.removesuffix(f"/{STATISTICS}") for path in files]
+    if asset not in names and not (asset is None and len(names) == 1):
+        raise UserError(
+            f"statistics of {where}",
+            got=repr(asset) if asset is not None else f"{len(names)} of them",
+            expected=f"one of {names}",
+            do="name one" if names else "put a robot's norm_stats.json into assets/NAME/ beside the weights",
+        )
+    path = f"{asset or names[0]}/{STATISTICS}"
+    return parse_norm_stats(files[path], f"{where}/assets/{path}")

@@ -11,15 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
-from pi05_train.policy.sampler import denoise, generate_text, sample_actions
+from pi05_train.policy.rules import AnswerRules
+from pi05_train.policy.sampler import Sampler
+from pi05_train.policy.writing import write_best, write_most_likely
 from pi05_train.processing.example import Example, pack
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.schema import Sample
-from pi05_train.tokenization.vocabulary import EOS_ID
 
 Chunk = NDArray[np.float32]
+MOST_FAST_TOKENS = 256
+"""openpi's limit (models/pi0_fast.py)."""
 
 
 class Policy:
@@ -35,10 +39,14 @@ class Policy:
         *,
         euler_steps: int = 10,
         batch_samples: int = 16,
+        graphs: bool = False,
     ) -> None:
+        """`graphs`: chunks come from recorded CUDA graphs, for weights in half precision on CUDA."""
         self.model = model
         self.processor = processor
         self.euler_steps = euler_steps
+        self.rules = AnswerRules(processor.tokens, processor.templates, model.config.vocab_size)
+        self.sampler = Sampler(model, steps=euler_steps, graphs=graphs)
         self.batch_samples = batch_samples
 
     @property
@@ -51,10 +59,13 @@ class Policy:
         return self.model.action is not None
 
     def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
-        """A chunk [H, the source's action_dim] per sample, in physical units, from the flow expert.
+        """A chunk [H, the source's action_dim] per sample, in physical units.
 
-        `seeds` choose the noise. Needs a model with an expert.
+        From the flow expert, where `seeds` choose the noise; a network without one writes FAST tokens, greedily.
         """
+        if not self.has_expert:
+            chunks = self.fast_actions(samples, max_tokens=MOST_FAST_TOKENS)
+            return [_decodable(chunk, sample) for chunk, sample in zip(chunks, samples, strict=True)]
         return [self._physical(c, s) for c, s in zip(self.normalised_actions(samples, seeds), samples, strict=True)]
 
     def fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
@@ -63,49 +74,62 @@ class Policy:
         return [None if c is None else self._physical(c, s) for c, s in zip(chunks, samples, strict=True)]
 
     def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
-        """What the backbone writes after each prompt, greedily, without FAST tokens."""
-        taken = self.processor.tokens.layout.fast_range
-        ids = self._generate(samples, max_tokens, forbidden=slice(taken.start, taken.stop))
-        return [self.processor.tokens.text.decode(answer) for answer in ids]
+        """What the backbone writes after each prompt, greedily: words, and boxes where they may stand."""
+        return self._decoded(self._written(samples, max_tokens, self.rules))
+
+    def best_text(
+        self, samples: Sequence[Sample], seeds: Sequence[int], max_tokens: int, *, candidates: int, temperature: float
+    ) -> list[str]:
+        """The likeliest of `candidates` answers drawn at a temperature; a prompt is read once for all of them."""
+        answers: list[list[int]] = []
+        for start, batch in self._batches(samples, max(self.batch_samples // candidates, 1)):
+            answers += write_best(
+                self.model,
+                batch,
+                seeds[start : start + batch.num_segments],
+                candidates=candidates,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                rules=self.rules,
+            )
+        return self._decoded(answers)
 
     def normalised_actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
         """Chunks [H, D] in the network's units, padded dimensions included."""
         chunks: list[Chunk] = []
-        for start, batch in self._batches(samples):
+        for start, batch in self._batches(samples, self.batch_samples):
             some = slice(start, start + batch.num_segments)
             noise_BHD, dims_BD = self._noise(seeds[some]), self._flow_dims(samples[some])
-            x_BHD = sample_actions(self.model, batch, noise_BHD, steps=self.euler_steps, dims_BD=dims_BD)
+            x_BHD = self.sampler.actions(batch, noise_BHD, dims_BD)
             chunks += list(x_BHD.float().cpu().numpy())
         return chunks
 
     def normalised_fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
         """Chunks [H, D] in the network's units from FAST tokens; None where undecodable."""
-        written = self._generate(samples, max_tokens)
+        written = self._written(samples, max_tokens, None)
         decoded = [self.processor.normalised_actions(i, s.source) for i, s in zip(written, samples, strict=True)]
         return [None if chunk is None else chunk.astype(np.float32) for chunk in decoded]
 
-    @torch.inference_mode()
     def denoising(self, sample: Sample, seed: int) -> tuple[tuple[float, ...], NDArray[np.float32]]:
         """Flow times from 1 to 0 and x_t at each, [T, H, D] in the network's units."""
-        ((_, batch),) = self._batches([sample])
-        cache = self.model.prefill(batch)
-        dims_BD = self._flow_dims([sample])
-        steps = denoise(self.model, cache, self._noise([seed]), steps=self.euler_steps, dims_BD=dims_BD)
+        ((_, batch),) = self._batches([sample], 1)
+        steps = self.sampler.path(batch, self._noise([seed]), self._flow_dims([sample]))
         path = [(t, x[0].float().cpu().numpy()) for t, x in steps]
         return tuple(t for t, _ in path), np.stack([x for _, x in path])
 
-    def _generate(
-        self, samples: Sequence[Sample], max_tokens: int, *, forbidden: slice | None = None
-    ) -> list[list[int]]:
+    def _written(self, samples: Sequence[Sample], max_tokens: int, rules: AnswerRules | None) -> list[list[int]]:
         answers: list[list[int]] = []
-        for _, batch in self._batches(samples):
-            answers += generate_text(self.model, batch, max_tokens=max_tokens, stop_id=EOS_ID, forbidden=forbidden)
+        for _, batch in self._batches(samples, self.batch_samples):
+            answers += write_most_likely(self.model, batch, max_tokens=max_tokens, rules=rules)
         return answers
 
-    def _batches(self, samples: Sequence[Sample]) -> Iterator[tuple[int, Batch]]:
-        """Packed prompts, with the place of the first among the samples."""
-        for start in range(0, len(samples), self.batch_samples):
-            prompts = [self.processor.prompt_only(sample) for sample in samples[start : start + self.batch_samples]]
+    def _decoded(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        return [self.processor.tokens.text.decode(ids) for ids in answers]
+
+    def _batches(self, samples: Sequence[Sample], size: int) -> Iterator[tuple[int, Batch]]:
+        """Packed prompts, `size` at a time, with the place of the first among the samples."""
+        for start in range(0, len(samples), size):
+            prompts = [self.processor.prompt_only(sample) for sample in samples[start : start + size]]
             yield start, pack_without_draws(prompts, self.model).to(self.device)
 
     def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
@@ -122,6 +146,17 @@ class Policy:
         assert sample.state is not None, sample.key
         physical: Chunk = self.processor.physical_actions(chunk_HD, sample.source, sample.state).astype(np.float32)
         return physical
+
+
+def _decodable(chunk: Chunk | None, sample: Sample) -> Chunk:
+    if chunk is None:
+        raise UserError(
+            f"actions for {sample.source}, sample {sample.key}",
+            got="FAST tokens that are no chunk",
+            expected="a chunk",
+            do="observe again, or use weights trained further",
+        )
+    return chunk
 
 
 def pack_without_draws(examples: Sequence[Example], model: Pi05) -> Batch:

@@ -1,6 +1,6 @@
-"""From a packed prefix to actions and text; the prefix runs through the network once.
+"""From packed prompts to actions: Euler's rule on the flow, the prefix runs through the network once.
 
-Shape letters: B segments, H horizon, D padded action dims, V vocabulary.
+Shape letters: B segments, H horizon, D padded action dims, T flow times.
 """
 
 from __future__ import annotations
@@ -11,77 +11,83 @@ import torch
 from torch import Tensor
 
 from pi05_train.model.batch import Batch
-from pi05_train.model.pi05 import Pi05, PrefixCache
+from pi05_train.model.denoising import Denoiser
+from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.graphs import Recorded
+from pi05_train.policy.inputs import Inputs, make_inputs, make_shaped_inputs
 
 
-def denoise(
-    model: Pi05, cache: PrefixCache, noise_BHD: Tensor, *, steps: int = 10, dims_BD: Tensor | None = None
-) -> Iterator[tuple[float, Tensor]]:
-    """Yield (t, x_t) from (1, noise) down to (0, actions): Euler's rule with dt = -1/steps.
+class Sampler:
+    """Chunks of normalised, padded actions for batches of prompts.
 
-    Runs while t >= -dt/2 with t accumulated in float32. Source: openpi src/openpi/models/pi0.py, sample_actions.
-
-    `dims_BD` (bool) marks the dims that take part in the flow; the others are 0 throughout, as in training. None: all
-    take part.
+    With `graphs` (CUDA, half precision) all work on the device is a CUDA graph, recorded once per shape. The network
+    may be trained further in between: a replay reads the weights as they are then.
     """
+
+    def __init__(self, model: Pi05, *, steps: int = 10, graphs: bool = False) -> None:
+        self.model = model
+        self.steps = steps
+        self.recorded = Recorded(self._run) if graphs else None
+
+    @torch.inference_mode()
+    def actions(self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor | None = None) -> Tensor:
+        """Chunks [B, H, D] from the given Gaussian noise.
+
+        `dims_BD` (bool) marks the dims that take part in the flow; the others are 0 throughout, as in training. None:
+        all take part.
+        """
+        parts = self.model, batch, noise_BHD, _dims(noise_BHD, dims_BD), _velocity_times(self.steps, noise_BHD.device)
+        if self.recorded is None:
+            return self._run(make_inputs(*parts))
+        return self.recorded(make_shaped_inputs(*parts))
+
+    @torch.inference_mode()
+    def path(self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor | None = None) -> Iterator[tuple[float, Tensor]]:
+        """Yield (t, x_t) from (1, noise) down to (0, actions)."""
+        dims_BD = _dims(noise_BHD, dims_BD)
+        times = _velocity_times(self.steps, noise_BHD.device)
+        denoiser = self.model.denoiser(self.model.prefill(batch), times)
+        yield from zip(flow_times(self.steps), euler(denoiser, noise_BHD, dims_BD, self.steps), strict=True)
+
+    def _run(self, inputs: Inputs) -> Tensor:
+        """No host reads anything here, so that it can be recorded."""
+        model = self.model
+        x_NW = model.join(model.vision(inputs.images_ICHW), inputs.image_rows_V, inputs.token_ids_N)
+        _, memory = model.read_prefix(x_NW, inputs.prefix)
+        denoiser = model.planned_denoiser(memory, inputs.states_BD, inputs.times_T, inputs.denoising)
+        *_, x_BHD = euler(denoiser, inputs.noise_BHD, inputs.dims_BD, self.steps)
+        return x_BHD
+
+
+def euler(denoiser: Denoiser, noise_BHD: Tensor, dims_BD: Tensor, steps: int) -> Iterator[Tensor]:
+    """Yield x_t from the noise to the actions: Euler's rule with dt = -1/steps.
+
+    Source: openpi src/openpi/models/pi0.py, sample_actions.
+    """
+    x_BHD = noise_BHD * dims_BD[:, None]
+    yield x_BHD
+    for step in range(steps):
+        velocity_BHD = denoiser.velocity(x_BHD, step).to(x_BHD.dtype) * dims_BD[:, None]
+        x_BHD = x_BHD - velocity_BHD / steps
+        yield x_BHD
+
+
+def flow_times(steps: int) -> list[float]:
+    """From 1 in `steps` steps to (about) 0, accumulated in float32 as openpi does."""
     assert steps >= 1, steps
-    dt = torch.tensor(-1.0 / steps, dtype=torch.float32)
-    time = torch.tensor(1.0, dtype=torch.float32)
-    x_BHD = noise_BHD if dims_BD is None else noise_BHD * dims_BD[:, None]
-    yield 1.0, x_BHD
-    while time >= -dt / 2:
-        time_B = time.expand(x_BHD.shape[0]).to(x_BHD.device)
-        velocity_BHD = model.velocity(cache, x_BHD, time_B).to(x_BHD.dtype)
-        if dims_BD is not None:
-            velocity_BHD = velocity_BHD * dims_BD[:, None]
-        x_BHD = x_BHD + dt.item() * velocity_BHD
+    dt, time = torch.tensor(-1.0 / steps), torch.tensor(1.0)
+    times = [1.0]
+    for _ in range(steps):
         time = time + dt
-        yield time.item(), x_BHD
+        times.append(time.item())
+    return times
 
 
-@torch.inference_mode()
-def sample_actions(
-    model: Pi05, batch: Batch, noise_BHD: Tensor, *, steps: int = 10, dims_BD: Tensor | None = None
-) -> Tensor:
-    """Normalised, padded action chunks [B, H, D] for a batch of prompts, from the given Gaussian noise."""
-    x_BHD = noise_BHD
-    for _, x_BHD in denoise(model, model.prefill(batch), noise_BHD, steps=steps, dims_BD=dims_BD):  # noqa: B007
-        pass
-    return x_BHD
+def _velocity_times(steps: int, device: torch.device) -> Tensor:
+    return torch.tensor(flow_times(steps)[:-1], device=device)
 
 
-@torch.inference_mode()
-def generate_text(
-    model: Pi05,
-    batch: Batch,
-    *,
-    max_tokens: int,
-    stop_id: int,
-    forbidden: slice | None = None,
-) -> list[list[int]]:
-    """The most likely token, again and again, after every prefix: at most `max_tokens` ids each, without `stop_id`.
-
-    `forbidden` is a range of ids that may not be written (the FAST ids where text is wanted).
-    """
-    cache = model.prefill(batch)
-    logits_BV = cache.last_logits_BV
-    written: list[list[int]] = [[] for _ in range(batch.num_segments)]
-    running = [True] * batch.num_segments
-    for _ in range(max_tokens):
-        token_ids_B = _most_likely(logits_BV, forbidden)
-        for segment, token in enumerate(token_ids_B.tolist()):
-            running[segment] = running[segment] and token != stop_id
-            if running[segment]:
-                written[segment].append(token)
-        if not any(running) or len(max(written, key=len)) == max_tokens:
-            break
-        # Finished segments keep decoding: their tokens are not read, and the batch keeps its shape.
-        logits_BV = model.decode(cache, token_ids_B)
-    return written
-
-
-def _most_likely(logits_BV: Tensor, forbidden: slice | None) -> Tensor:
-    if forbidden is not None:
-        logits_BV = logits_BV.clone()
-        logits_BV[:, forbidden] = float("-inf")
-    return logits_BV.argmax(dim=-1)
+def _dims(noise_BHD: Tensor, dims_BD: Tensor | None) -> Tensor:
+    if dims_BD is not None:
+        return dims_BD
+    return torch.ones(len(noise_BHD), noise_BHD.shape[-1], dtype=torch.bool, device=noise_BHD.device)

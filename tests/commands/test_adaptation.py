@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pi05_train.checkpoint.run_state import step_folder
 from pi05_train.commands.main import main
 from pi05_train.policy.load import load_policy
 from tests.commands.conftest import Workspace
@@ -23,6 +24,8 @@ def test_lora_on_plain_weights(workspace: Workspace, capsys: pytest.CaptureFixtu
     frozen = "layers.0.backbone.q_proj.weight"
     assert torch.equal(policy.get_parameter(frozen), before.get_parameter(frozen))
     assert policy.get_parameter("layers.0.backbone.q_proj.lora_b").abs().max() > 0
+    raw = load_policy(step_folder(plain, 2), ema=False).model
+    assert not torch.equal(raw.get_parameter(frozen), before.get_parameter(frozen))
 
     capsys.readouterr()
     back = [*FEW, f"run.start_from={adapted}", f"run.folder={workspace.root / 'back'}"]

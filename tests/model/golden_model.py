@@ -112,8 +112,8 @@ def text_batch(
 def run_layers(model: Pi05, batch: Batch) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
     """Both streams after the embedding and after each layer, and each layer's keys and values."""
     segments = Segments(batch.prefix_lengths, batch.target_lengths)
-    by = model._rotation(batch.positions_N)
-    plan, x, chunk, condition, actions = backbone_plan(segments, by), model._embed(batch), None, None, None
+    by = model.rotation(batch.positions_N)
+    plan, x, chunk, condition, actions = backbone_plan(segments, by), model.embed(batch), None, None, None
     if model.action is not None:
         chunk, condition = model._embed_actions(model.action, batch, batch.action_segments)
         actions = model._expert_plan(segments, batch.action_segments, by)

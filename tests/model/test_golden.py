@@ -17,7 +17,7 @@ from pi05_train.model.gemma import rotate, rotation
 from pi05_train.model.pi05 import Pi05
 from pi05_train.model.plan import Segments
 from pi05_train.objective.losses import flow_loss_per_segment
-from pi05_train.policy.sampler import denoise
+from pi05_train.policy.sampler import Sampler
 from tests.golden_numbers import assert_golden, golden, golden_json
 from tests.model.golden_model import flow_batch, golden_model, in_openpis_layout, run_layers, tensor
 
@@ -101,7 +101,7 @@ def test_masks_and_positions_in_openpis_form(batch: Batch, model: Pi05, io: Arra
     positions, prefix = io["mid.positions"], valid.shape[1]
     np.testing.assert_array_equal(batch.positions_N, positions[:, :prefix][valid])
     segments = Segments(batch.prefix_lengths, batch.target_lengths)
-    plan = model._expert_plan(segments, batch.action_segments, model._rotation(batch.positions_N))
+    plan = model._expert_plan(segments, batch.action_segments, model.rotation(batch.positions_N))
     expected = rotation(tensor(positions[:, prefix:]), model.config.head_dim)
     torch.testing.assert_close(plan.rotation.cos, expected.cos, rtol=0, atol=0)
     np.testing.assert_array_equal(positions[:, prefix:], io["mid.sample.positions"])
@@ -152,13 +152,14 @@ def test_gradients_of_the_flow_loss(model: Pi05, batch: Batch, io: Arrays, name:
 @pytest.mark.parametrize("steps", [1, 4, 10])
 def test_sampled_actions(model: Pi05, batch: Batch, io: Arrays, steps: int) -> None:
     cache, noise = model.prefill(batch), tensor(io["in.noise_sample"])
-    path = list(denoise(model, cache, noise, steps=steps))
+    path = list(Sampler(model, steps=steps).path(batch, noise))
+    denoiser = model.denoiser(cache, torch.tensor([time for time, _ in path]))
     assert_golden(path[-1][1], io[f"out.sample_actions_n{steps}"], rtol=0, atol=5e-5)
     if steps == 10:
         for i, (time, x) in enumerate(path[:-1]):
             assert time == pytest.approx(io["mid.sample.t"][i], abs=1e-6)
             assert_golden(x, io["mid.sample.x_t"][i], rtol=0, atol=5e-5)
-            velocity = model.velocity(cache, x, torch.full((2,), time))
+            velocity = denoiser.velocity(x, i)
             assert_golden(velocity, io["mid.sample.v_t"][i], rtol=0, atol=5e-5)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from pi05_train.model.pi05 import Pi05
 from pi05_train.objective.losses import text_loss_per_segment
-from pi05_train.policy.sampler import generate_text
+from pi05_train.policy.writing import write_most_likely
 from tests.golden_numbers import assert_golden, golden, golden_json
 from tests.model.dense_decoding import dense_greedy_decoding
 from tests.model.golden_model import golden_model, in_openpis_layout, run_layers, tensor, text_batch
@@ -74,9 +74,9 @@ def test_decoding_with_every_camera(model: Pi05, io: Arrays, cameras: list[str])
     one["in.sample.token_ar_mask"] = np.zeros_like(one["in.sample.token_mask"])
     batch = text_batch(one, model.config, cameras, inputs="in.sample", gaps=False)
     cache = model.prefill(batch)
-    assert_golden(cache.last_logits_BV[0], io["out.sample.prefill_last_logits"][1], rtol=0, atol=2e-5)
+    assert_golden(model.first_logits(cache)[0], io["out.sample.prefill_last_logits"][1], rtol=0, atol=2e-5)
     written = io["out.sample.tokens"][1].astype(np.int64)
-    assert generate_text(model, batch, max_tokens=12, stop_id=-1) == [written.tolist()]
+    assert write_most_likely(model, batch, max_tokens=12, stop_id=-1) == [written.tolist()]
     for step, token in enumerate(written[:-1]):
         logits = model.decode(cache, torch.tensor([token]))
         assert_golden(logits[0], io["mid.sample.step_logits"][step + 1][1], rtol=0, atol=5e-5)

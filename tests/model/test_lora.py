@@ -24,7 +24,7 @@ from pi05_train.model.lora import LoraLinear, adapt, apply_lora, merged_weight
 from pi05_train.model.pi05 import Pi05
 from pi05_train.model.precision import UncastLinear
 from pi05_train.objective.losses import flow_loss_per_segment
-from pi05_train.policy.sampler import denoise
+from pi05_train.policy.sampler import Sampler
 from pi05_train.resources import resource
 from tests.checkpoint.foreign.dict_source import DictSource
 from tests.golden_numbers import EXTRACT, assert_golden, golden, golden_json, tiny_parameters
@@ -286,7 +286,7 @@ def test_openpis_velocity_and_loss(io: dict[str, Any], model: Pi05, batch: Batch
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [1, 4, 10])
 def test_openpis_sampled_actions(io: dict[str, Any], model: Pi05, batch: Batch, steps: int) -> None:
-    path = list(denoise(model, model.prefill(batch), tensor(io["in.noise_sample"]), steps=steps))
+    path = list(Sampler(model, steps=steps).path(batch, tensor(io["in.noise_sample"])))
     assert_golden(path[-1][1], io[f"out.sample_actions_n{steps}"], rtol=0, atol=5e-5)
 
 

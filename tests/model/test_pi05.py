@@ -251,5 +251,5 @@ def test_generated_pi0_fast_tokens_skip_one_position() -> None:
     gap[11:] = 1
     expected = model(replace(batch, positions_N=batch.positions_N + gap)).logits_LV
     cache = model.prefill(pack([replace(s, target=())]))
-    logits = [cache.last_logits_BV[0], *(model.decode(cache, torch.tensor([t]))[0] for t in s.target[:-1])]
+    logits = [model.first_logits(cache)[0], *(model.decode(cache, torch.tensor([t]))[0] for t in s.target[:-1])]
     torch.testing.assert_close(torch.stack(logits), expected, rtol=0, atol=1e-5)

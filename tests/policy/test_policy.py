@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Policy
-from pi05_train.policy.sampler import sample_actions
+from pi05_train.policy.sampler import Sampler
 from pi05_train.tokenization.vocabulary import EOS_ID
 from tests.policy.toy_policy import ACTION_DIM, HORIZON, toy_policy, toy_processor, toy_samples
 from tests.synthetic import CARDS
@@ -26,8 +26,11 @@ class Scribe:
 
     def prefill(self, batch: Any) -> Scribe:
         assert batch.num_segments == len(self.scripts)
-        self.last_logits_BV = self.logits()
+        self.owners = range(batch.num_segments)
         return self
+
+    def first_logits(self, _: Any) -> Tensor:
+        return self.logits()
 
     def decode(self, _: Any, token_ids: Tensor) -> Tensor:
         assert len(token_ids) == len(self.scripts)
@@ -37,6 +40,9 @@ class Scribe:
     def logits(self) -> Tensor:
         ids = torch.tensor([script[self.place] if self.place < len(script) else EOS_ID for script in self.scripts])
         return torch.nn.functional.one_hot(ids, self.config.vocab_size).float()
+
+
+BOX = "<loc0010><loc0020><loc0030><loc0040>"
 
 
 def scribe(scripts: list[list[int]]) -> Policy:
@@ -99,7 +105,7 @@ def test_undecodable_fast_tokens_give_none() -> None:
 
 def test_text_is_what_the_backbone_writes() -> None:
     samples = toy_samples("toy_web")[:2] + toy_samples("toy_subtasks")[:1]
-    said = ["red", "a very long answer about nothing", "Subtask: pick up the <loc0010>cup"]
+    said = ["red", "a very long answer about nothing", f"Bounding boxes:\n{BOX}cup\nSubtask: pick up the cup"]
     scripts = [toy_processor().tokens.text.encode(words, eos=True) for words in said]
     assert scribe(scripts).text(samples, max_tokens=60) == said
 
@@ -113,7 +119,7 @@ def test_text_never_holds_action_tokens() -> None:
     policy = Policy(model, toy_processor())
     samples = toy_samples("toy_web")[:4]
     assert not any("<fast" in text for text in policy.text(samples, max_tokens=8))
-    ids = policy._generate(samples, 8)
+    ids = policy._written(samples, 8, None)
     assert any(layout.is_fast(i) for answer in ids for i in answer)
 
 
@@ -124,11 +130,11 @@ def test_weights_for_one_robot_give_its_actions_in_a_runtime_that_moves_every_di
     assert dims < policy.model.config.action_dim
     expected = np.stack(policy.normalised_actions(samples, [1, 2]))
     weight = policy.model.get_parameter("action.in_proj.weight")
-    ((_, batch),) = policy._batches(samples)
+    ((_, batch),) = policy._batches(samples, 2)
     noise = policy._noise([1, 2])
-    theirs = sample_actions(policy.model, batch, noise, steps=policy.euler_steps).numpy()
+    theirs = Sampler(policy.model, steps=policy.euler_steps).actions(batch, noise).numpy()
     assert np.abs(theirs[..., :dims] - expected[..., :dims]).max() > 1e-2
     with torch.no_grad():
         weight[:, dims:] = 0
-    theirs = sample_actions(policy.model, batch, noise, steps=policy.euler_steps).numpy()
+    theirs = Sampler(policy.model, steps=policy.euler_steps).actions(batch, noise).numpy()
     np.testing.assert_allclose(theirs[..., :dims], expected[..., :dims], atol=1e-6)

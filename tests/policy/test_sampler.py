@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 import torch
@@ -9,109 +9,136 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pi05_train.model.batch import Batch
+from pi05_train.model.attention import RaggedCall, Stack
+from pi05_train.model.chunk_plan import ChunkPlan, DenoisingPlan
+from pi05_train.model.denoising import Denoiser
 from pi05_train.model.pi05 import Pi05
-from pi05_train.policy.sampler import denoise, generate_text, sample_actions
-
-VOCABULARY = 12
-STOP = 1
+from pi05_train.policy.graphs import leaves
+from pi05_train.policy.inputs import Inputs, make_inputs, make_shaped_inputs
+from pi05_train.policy.sampler import Sampler, euler, flow_times
+from tests.model.batches import TINY, Segment, pack, segment, without_target
 
 
 @dataclass
 class StraightFlow:
-    """A network whose flow is known: every x_t is carried on a straight line to `data`."""
+    """A flow that is known: every x_t is carried on a straight line to `data`."""
 
     data: Tensor
-    prefills: int = 0
-    times: list[float] = field(default_factory=list)
+    times: list[float]
+    asked: list[float] = field(default_factory=list)
 
-    def prefill(self, _: Batch) -> str:
-        self.prefills += 1
-        return "cache"
+    def velocity(self, x: Tensor, step: int) -> Tensor:
+        self.asked.append(self.times[step])
+        return (x - self.data) / self.times[step]
 
-    def velocity(self, cache: str, x: Tensor, time: Tensor) -> Tensor:
-        assert cache == "cache"
-        assert time.shape == (len(x),)
-        self.times.append(time[0].item())
-        return (x - self.data) / time[:, None, None]
+
+def path_of(flow: StraightFlow, noise: Tensor, dims: Tensor, steps: int) -> list[Tensor]:
+    return list(euler(cast(Denoiser, flow), noise, dims, steps))
 
 
 @settings(deadline=None, max_examples=25)
 @given(steps=st.integers(1, 40), seed=st.integers(0, 1000))
 def test_straight_flow_lands_on_the_data_whatever_the_number_of_steps(steps: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    model = StraightFlow(torch.randn(3, 5, 2, generator=generator))
+    flow = StraightFlow(torch.randn(3, 5, 2, generator=generator), flow_times(steps))
     noise = torch.randn(3, 5, 2, generator=generator)
-    actions = sample_actions(cast(Pi05, model), cast(Batch, None), noise, steps=steps)
-    torch.testing.assert_close(actions, model.data, atol=2e-5, rtol=1e-4)
-    assert model.prefills == 1
-    assert len(model.times) == steps
+    *_, actions = path_of(flow, noise, torch.ones(3, 2), steps)
+    torch.testing.assert_close(actions, flow.data, atol=2e-5, rtol=1e-4)
+    assert len(flow.asked) == steps
 
 
 def test_ten_steps_visit_the_times_of_the_reference_sampler() -> None:
-    model = StraightFlow(torch.zeros(1, 2, 2))
-    sample_actions(cast(Pi05, model), cast(Batch, None), torch.ones(1, 2, 2), steps=10)
-    assert model.times == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], abs=1e-6)
-
-
-def test_the_path_starts_at_the_noise_and_is_a_straight_line() -> None:
-    model = StraightFlow(torch.full((1, 2, 2), 3.0))
-    noise = torch.ones(1, 2, 2)
-    for t, x in denoise(cast(Pi05, model), cast(Any, "cache"), noise, steps=4):
-        torch.testing.assert_close(x, t * noise + (1 - t) * model.data, atol=1e-5, rtol=1e-5)
+    assert flow_times(10) == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0], abs=1e-6)
 
 
 def test_padded_dims_stay_zero_as_in_training() -> None:
-    model = StraightFlow(torch.full((2, 3, 4), 5.0))
+    flow = StraightFlow(torch.full((2, 3, 4), 5.0), flow_times(5))
     noise = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     real = torch.tensor([[True, True, False, False], [True, True, True, True]])
-    for t, x in denoise(cast(Pi05, model), cast(Any, "cache"), noise, steps=5, dims_BD=real):
-        expected = (t * noise + (1 - t) * model.data) * real[:, None]
+    for t, x in zip(flow.times, path_of(flow, noise, real, 5), strict=True):
+        expected = (t * noise + (1 - t) * flow.data) * real[:, None]
         torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
 
 
-class Speller:
-    """A network that writes given scripts, one per segment, then the stop id for ever."""
-
-    def __init__(self, scripts: list[list[int]], second: int = 2) -> None:
-        self.scripts, self.second, self.decoded = scripts, second, 0
-        self.num_segments = len(scripts)
-
-    def logits(self) -> Tensor:
-        logits = torch.zeros(len(self.scripts), VOCABULARY)
-        logits[:, self.second] = 1.0
-        for segment, script in enumerate(self.scripts):
-            logits[segment, script[self.decoded] if self.decoded < len(script) else STOP] = 2.0
-        return logits
-
-    def prefill(self, _: Any) -> Speller:
-        return self
-
-    def __getattr__(self, name: str) -> Tensor:
-        assert name == "last_logits_BV"
-        return self.logits()
-
-    def decode(self, _: Any, token_ids: Tensor) -> Tensor:
-        assert token_ids.shape == (len(self.scripts),)
-        self.decoded += 1
-        return self.logits()
+def open_model(family: str = "pi05") -> Pi05:
+    """Gates and norms are not at zero, or the expert would be the identity."""
+    model = Pi05(replace(TINY, family=family), expert=True)
+    model.init_weights(seed=0)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
+    return model
 
 
-def write(model: Speller, **options: Any) -> list[list[int]]:
-    return generate_text(cast(Pi05, model), cast(Batch, model), stop_id=STOP, **options)
+SEGMENTS = [segment(*shape, 0, actions=True, seed=i) for i, shape in enumerate([(2, 5), (1, 2), (0, 7), (2, 5)])]
+NOISE = torch.randn(4, TINY.action_horizon, TINY.action_dim, generator=torch.Generator().manual_seed(5))
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.lists(st.integers(2, VOCABULARY - 1), max_size=6), min_size=1, max_size=4), st.integers(1, 8))
-def test_every_segment_stops_at_its_own_stop_id_or_at_the_limit(scripts: list[list[int]], limit: int) -> None:
-    model = Speller(scripts)
-    assert write(model, max_tokens=limit) == [script[:limit] for script in scripts]
-    assert model.decoded <= limit - 1
+@torch.no_grad()
+def recomputed(model: Pi05, segments: list[Segment], noise: Tensor, steps: int) -> Tensor:
+    """Every step runs the whole network, as in training, on the noisy chunk; nothing is kept."""
+    x = noise
+    for time in flow_times(steps)[:-1]:
+        now = torch.full((1,), time)
+        # x_t is what the noise would be at t = 1, were the clean actions chosen so that the path passes here.
+        noisy = [
+            replace(s, actions_HD=torch.zeros_like(n), noise_KHD=(n / now)[None], time_K=now)
+            for s, n in zip(segments, x, strict=True)
+        ]
+        velocity = model(pack(noisy)).velocity_AKHD
+        assert velocity is not None
+        x = x - velocity[:, 0] / steps
+    return x
 
 
-def test_nothing_after_the_stop_id_is_returned() -> None:
-    assert write(Speller([[3, STOP, 4, 5], [6, 7, 8, 9]]), max_tokens=4) == [[3], [6, 7, 8, 9]]
+@pytest.mark.parametrize("family", ["pi05", "pi0"])
+@pytest.mark.parametrize("steps", [1, 10])
+def test_cached_sampling_equals_full_recomputation(family: str, steps: int) -> None:
+    model = open_model(family)
+    expected = recomputed(model, SEGMENTS, NOISE, steps)
+    got = Sampler(model, steps=steps).actions(pack([without_target(s) for s in SEGMENTS]), NOISE)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
 
 
-def test_forbidden_ids_are_never_written() -> None:
-    assert write(Speller([[5, 9, 6]], second=2), max_tokens=3, forbidden=slice(8, 11)) == [[5, 2, 6]]
+@pytest.mark.parametrize("family", ["pi05", "pi0"])
+def test_a_chunk_does_not_depend_on_its_company(family: str) -> None:
+    sampler = Sampler(open_model(family), steps=3)
+    together = sampler.actions(pack(SEGMENTS), NOISE)
+    for i, s in enumerate(SEGMENTS):
+        alone = sampler.actions(pack([s]), NOISE[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["pi05", "pi0"])
+def test_prompts_of_other_lengths_share_a_shape_and_keep_their_chunks(family: str) -> None:
+    """What a CUDA graph needs; here the lengths that variable-length attention reads on the device are given back."""
+    model = open_model(family)
+    times, dims = torch.tensor(flow_times(3)[:-1]), torch.ones(2, TINY.action_dim, dtype=torch.bool)
+    sampler = Sampler(model, steps=3)
+    kinds = []
+    for pair in ([SEGMENTS[0], SEGMENTS[1]], [SEGMENTS[3], segment(1, 6, 0, actions=True, seed=9)]):
+        parts = model, pack(pair), NOISE[:2], dims, times
+        exact, shaped = make_inputs(*parts), make_shaped_inputs(*parts)
+        kinds.append([leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves(shaped)])
+        torch.testing.assert_close(sampler._run(with_lengths(shaped)), sampler._run(exact), rtol=0, atol=1e-5)
+    assert kinds[0] == kinds[1]
+
+
+def with_lengths(inputs: Inputs) -> Inputs:
+    """The inputs with what the host knows of lengths taken from the cumulative ones, as the kernel does."""
+
+    def known(call: RaggedCall) -> RaggedCall:
+        queries, keys = call.cumulative_queries.diff().tolist(), call.cumulative_keys.diff().tolist()
+        return replace(call, stacks=tuple(Stack(1, q, k) for q, k in zip(queries, keys, strict=True)))
+
+    def chunks(plan: ChunkPlan) -> ChunkPlan:
+        call = known(plan.call)
+        return replace(plan, call=call, memory_rows_J=plan.memory_rows_J[: call.cumulative_keys[-1]])
+
+    plan, (call,) = inputs.denoising, inputs.prefix.calls
+    return replace(
+        inputs,
+        prefix=replace(inputs.prefix, calls=(known(call),)),
+        denoising=DenoisingPlan(chunks(plan.chunks), None if plan.states is None else chunks(plan.states)),
+    )

@@ -71,7 +71,7 @@ def import_checkpoint(
     view = our_view(source, format, model, expert=expert, adaptation=adaptation, config_json=config_json, take=take)
     if float32_only:
         _check_float32(view)
-    statistics, origin, note = _beside(where, format)
+    statistics, origin, note = beside(where, format)
     weights = Cast(view, "float32")
     write_weights_folder(
         folder,
@@ -111,8 +111,8 @@ def config_beside(where: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _beside(where: str, format: Format) -> tuple[dict[str, bytes], dict[str, Any], str]:
-    """Statistics by path below `assets/`, what else is worth keeping, and a note for the person."""
+def beside(where: str, format: Format) -> tuple[dict[str, bytes], dict[str, Any], str]:
+    """Beside weights: statistics by path below `assets/`, what else is worth keeping, and a note for the person."""
     if format is not Format.LEROBOT:
         found = find_assets(where)
         return found.files, {}, found.note
