@@ -22,6 +22,8 @@ SIDES = (16, 4096)
 """Shortest and longest side of a picture in pixels."""
 MOST_OBLONG = 8
 """How many times longer one side may be than the other."""
+DEEPEST = 8
+"""Levels of nested dictionaries."""
 MOST_CHARACTERS = 2000
 """Of a prompt. The processor cuts what is more than the model's tokens."""
 SEEDS = 2**63
@@ -126,6 +128,8 @@ def _flat(observation: object) -> dict[str, object]:
                 _refuse(f"{before}{key!r}", "a key that is no text", "text", "correct it")
             name = before + key
             if isinstance(value, Mapping):
+                if name.count("/") >= DEEPEST:
+                    _refuse("", "dictionaries inside each other", f"at most {DEEPEST} levels", "send the card's keys")
                 add(value, f"{name}/")
             elif name in flat:
                 _refuse(name, "the key twice", "once", "send it once")
