@@ -25,17 +25,21 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from pi05_train.policy.robot import RobotInterface
+from pi05_train.policy.server.batcher import Infer
 from pi05_train.policy.server.events import Events
 from pi05_train.policy.server.limits import Limits
 from pi05_train.policy.server.process import serve_until_signal
 from pi05_train.policy.server.server import PolicyServer
 from pi05_train.policy.server.wire import pack, unpack
+from pi05_train.samples.card import SourceCard
 from pi05_train.samples.schema import Sample
 from tests.policy.robots import robot_of
-from tests.synthetic import CARDS
 
 HORIZON, PATIENCE_SECONDS = 5, 60
-ARM = CARDS["toy_arm"]
+ARM = SourceCard(
+    name="toy_arm", kind="ME", shards="", cameras=["base_0_rgb"], control_mode="end effector", rate_hz=20.0,
+    state_dim=4, action_dim=4,
+)  # fmt: skip
 HOLD, FAIL = "hold", "fail"
 """Prompts that the policy does not answer before it is let, or fails at."""
 
@@ -69,7 +73,7 @@ class Arithmetic:
 
 
 def observation(state: Sequence[float] = (0.0, 0.0, 0.0, 0.0), seed: int = 0, prompt: str = "go") -> dict[str, Any]:
-    """Of the robot of toy_arm."""
+    """Of the robot of that source."""
     picture = np.full((56, 56, 3), 7, np.uint8)
     numbers = np.array(state, np.float64)
     images = {"base_0_rgb": picture}
@@ -165,11 +169,15 @@ async def _count_tasks() -> int:
 
 
 @contextmanager
-def running(limits: Limits | None = None, api_key: str | None = None) -> Iterator[Running]:
-    """A server that serves until the block is left."""
+def running(
+    limits: Limits | None = None, api_key: str | None = None, *, source: SourceCard = ARM, infer: Infer | None = None
+) -> Iterator[Running]:
+    """A server that serves until the block is left; `infer` instead of arithmetic."""
     policy, events = Arithmetic(), Recorded()
-    interface = RobotInterface(robot_of(ARM), ARM)
-    server = PolicyServer(interface, policy, Events(events), limits=limits, api_key=api_key, metadata={"step": 3})  # type: ignore[arg-type]
+    interface = RobotInterface(robot_of(source), source)
+    server = PolicyServer(
+        interface, infer or policy, Events(events), limits=limits, api_key=api_key, metadata={"step": 3}
+    )  # type: ignore[arg-type]
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     async def serve() -> None:
