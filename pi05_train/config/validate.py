@@ -105,7 +105,7 @@ def _check_mixture(config: Config) -> None:
         )
     for name, entry in enabled.items():
         check_card(entry.card)
-        if entry.card.robot:
+        if entry.card.robot and entry.card.has_actions:
             check_agreement(read_robot(entry.card.robot), entry.card)
         if entry.card.name != name:
             raise UserError(

@@ -46,19 +46,18 @@ class RobotInterface:
         """Refuses (UserError) a source that is not this robot's."""
         check_agreement(robot, source)
         self.robot, self.source = robot, source
-        self._known = {*robot.cameras, *robot.state_dims, PROMPT, SEED}
+        self.cameras = {key: view for key, view in robot.cameras.items() if view.camera in source.cameras}
+        self._known = {*self.cameras, *robot.state_dims, PROMPT, SEED}
 
     def request(self, observation: object) -> Request:
         """The sample of an observation; refuses (UserError) anything that is not as the card has it."""
         values = _flat(observation)
         if unknown := sorted(set(values) - self._known):
             _refuse(unknown[0], "an unknown key", f"one of {sorted(self._known)}", "remove it or name the right robot")
-        optional = {SEED, *(key for key, view in self.robot.cameras.items() if view.optional)}
+        optional = {SEED, *(key for key, view in self.cameras.items() if view.optional)}
         if missing := sorted(self._known - optional - set(values)):
             _refuse(missing[0], "nothing", f"the keys {sorted(self._known - optional)}", "send it")
-        pictures = {
-            view.camera: _picture(key, values[key]) for key, view in self.robot.cameras.items() if key in values
-        }
+        pictures = {view.camera: _picture(key, values[key]) for key, view in self.cameras.items() if key in values}
         sample = Sample(
             key="request",
             source=self.source.name,
@@ -91,7 +90,7 @@ class RobotInterface:
             "source": self.source.name,
             "control_mode": robot.control_mode,
             "rate_hz": robot.rate_hz,
-            "cameras": {key: {"camera": view.camera, "optional": view.optional} for key, view in robot.cameras.items()},
+            "cameras": {key: {"camera": view.camera, "optional": view.optional} for key, view in self.cameras.items()},
             "state": [
                 {"key": part.key, "name": part.name, "dims": part.dims, "unit": part.unit} for part in robot.state
             ],

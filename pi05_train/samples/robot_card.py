@@ -25,7 +25,7 @@ class CameraView:
     camera: str
     """One of `CAMERAS`."""
     optional: bool = False
-    """Observations may come without it."""
+    """Observations may come without it, and a source may not have it."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,10 @@ def check_robot(robot: RobotCard) -> None:
 
 def check_agreement(robot: RobotCard, source: SourceCard) -> None:
     """Refuse a source whose card says something else of the robot than the robot's own."""
+    theirs = {view.camera: view.optional for view in robot.cameras.values()}
+    absent = [camera for camera in theirs if camera not in source.cameras and not theirs[camera]]
     pairs: dict[str, tuple[object, object]] = {
-        "cameras": (sorted(source.cameras), sorted(view.camera for view in robot.cameras.values())),
+        "cameras": (sorted(source.cameras), sorted({*absent, *(c for c in source.cameras if c in theirs)})),
         "control_mode": (source.control_mode, robot.control_mode),
         "rate_hz": (source.rate_hz, robot.rate_hz),
         "state_dim": (source.state_dim, robot.state_dim),

@@ -112,3 +112,10 @@ def test_a_card_is_read_by_path_and_an_unknown_one_lists_those_that_ship(tmp_pat
     (tmp_path / "mine.yaml").write_text("a: [")
     with pytest.raises(UserError, match=r"mine.yaml: got .*, expected YAML"):
         read_robot(str(tmp_path / "mine.yaml"))
+
+
+def test_a_source_may_lack_a_camera_that_is_optional_and_no_other() -> None:
+    card = next(card for card in SOURCES if card.name == "open_droid")
+    check_agreement(DROID, replace(card, cameras=["base_0_rgb", "left_wrist_0_rgb"]))
+    with pytest.raises(UserError, match="open_droid, cameras"):
+        check_agreement(DROID, replace(card, cameras=[*card.cameras, "right_wrist_0_rgb"]))

@@ -9,7 +9,7 @@ import pytest
 from pi05_train.errors import UserError
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.processing.example import Example
-from pi05_train.samples.robot_card import Gripper
+from pi05_train.samples.robot_card import CameraView, Gripper
 from tests.policy.robots import observation_of, robot_of
 from tests.policy.toy_policy import toy_policy, toy_processor, toy_samples
 from tests.synthetic import CARDS
@@ -86,6 +86,16 @@ def test_a_camera_that_may_be_absent_may_be_absent() -> None:
     del observation["images"]["left_wrist_0_rgb"]
     served = RobotInterface(replace(robot, cameras=cameras), card).request(observation).sample
     assert list(served.images) == ["base_0_rgb"]
+
+
+def test_a_camera_that_the_source_never_had_is_refused() -> None:
+    robot = robot_of(ARM)
+    cameras = robot.cameras | {"images/rear": CameraView("base_1_rgb", optional=True)}
+    observation = observation_of(toy_samples("toy_arm")[0])
+    served = RobotInterface(replace(robot, cameras=cameras), ARM)
+    assert "images/rear" not in served.description()["cameras"]
+    with pytest.raises(UserError, match="images/rear: got an unknown key"):
+        served.request(observation | {"images/rear": observation["images"]["base_0_rgb"]})
 
 
 @pytest.mark.parametrize(

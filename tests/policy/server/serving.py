@@ -43,6 +43,19 @@ ARM = SourceCard(
 HOLD, FAIL = "hold", "fail"
 """Prompts that the policy does not answer before it is let, or fails at."""
 
+CLIENT = """
+import sys
+from tests.policy.server.serving import Client, observation, HOLD
+from pi05_train.policy.server.wire import pack
+client = Client(int(sys.argv[1]))
+client.socket.send(pack(observation(prompt=sys.argv[2])))
+print("sent", flush=True)
+client.received()
+print("answered", flush=True)
+sys.stdin.read()
+"""
+"""A client of its own process, to be killed: it sends one observation to a port, with a prompt."""
+
 
 def expected_actions(state: NDArray[Any], seed: int) -> NDArray[np.float32]:
     """What the policy answers."""

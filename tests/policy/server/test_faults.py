@@ -20,6 +20,7 @@ from pi05_train.policy.server.limits import Limits
 from pi05_train.policy.server.wire import pack
 from tests.policy.server.malformed import malformed
 from tests.policy.server.serving import (
+    CLIENT,
     HOLD,
     PATIENCE_SECONDS,
     Client,
@@ -87,19 +88,6 @@ def test_after_kill_9_of_the_server_in_the_middle_of_a_request_a_client_connects
         with Process(port) as second, Client(second.port) as again:
             assert second.port == port
             check(again.ask(observation([1, 2, 3, 4], seed=5)), [1, 2, 3, 4], 5)
-
-
-CLIENT = """
-import sys
-from tests.policy.server.serving import Client, observation, HOLD
-from pi05_train.policy.server.wire import pack
-client = Client(int(sys.argv[1]))
-client.socket.send(pack(observation(prompt=sys.argv[2])))
-print("sent", flush=True)
-client.received()
-print("answered", flush=True)
-sys.stdin.read()
-"""
 
 
 def held_by(server: Running) -> tuple[int, int, int]:
