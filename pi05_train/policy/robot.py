@@ -190,4 +190,5 @@ def _kind(value: object) -> str:
 
 
 def _refuse(key: str, got: str, expected: str, do: str) -> NoReturn:
-    raise UserError(f"observation, {key}" if key else "observation", got=got, expected=expected, do=do)
+    where = "observation" + (f", {' '.join(key.split())[:80]}" if key else "")
+    raise UserError(where, got=got, expected=expected, do=do)

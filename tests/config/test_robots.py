@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pi05_train.config.compose import compose
 from pi05_train.config.robots import read_robot, shipped_robots
 from pi05_train.convert.rlds_datasets import find_entry
 from pi05_train.errors import UserError
@@ -119,3 +120,8 @@ def test_a_source_may_lack_a_camera_that_is_optional_and_no_other() -> None:
     check_agreement(DROID, replace(card, cameras=["base_0_rgb", "left_wrist_0_rgb"]))
     with pytest.raises(UserError, match="open_droid, cameras"):
         check_agreement(DROID, replace(card, cameras=[*card.cameras, "right_wrist_0_rgb"]))
+
+
+def test_training_refuses_a_source_that_disagrees_with_its_robot() -> None:
+    with pytest.raises(UserError, match=r"sim_fetch, rate_hz: got 10.0, expected 12.5 as the card of its robot"):
+        compose(["experiment=demo_posttrain", "mixture.sources.sim_fetch.card.rate_hz=10.0"])

@@ -12,8 +12,11 @@ from pi05_train.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """Every limit of a server. A client has one request at work and one frame waiting, so memory has a bound:
-    `clients` times two messages."""
+    """Every limit of a server.
+
+    A client has one request at work, one frame waiting and one arriving, so memory has a bound: `clients` times three
+    messages.
+    """
 
     clients: int = 64
     """Open connections; further ones are turned away with HTTP 503."""

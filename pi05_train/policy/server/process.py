@@ -15,7 +15,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def serve_until_signal(
     server: PolicyServer, host: str, port: int, events: Events, started: Callable[[int], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then answer what is at work and close. A second one ends the process at once."""
+    """Serve until SIGTERM or SIGINT, then answer what is at work and close. A second one interrupts."""
     asyncio.run(_serve(server, host, port, events, started))
     events("stopped")
 

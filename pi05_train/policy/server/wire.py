@@ -38,7 +38,7 @@ def unpack(frame: bytes) -> object:
         return msgpack.unpackb(
             frame,
             object_hook=reader.dictionary,
-            list_hook=reader.list,
+            list_hook=reader.sequence,
             max_str_len=LONGEST_TEXT,
             max_bin_len=len(frame),
             max_array_len=MOST_ITEMS,
@@ -65,7 +65,7 @@ class _Reader:
     def __init__(self) -> None:
         self._containers = 0
 
-    def list(self, values: list[Any]) -> list[Any]:
+    def sequence(self, values: list[Any]) -> list[Any]:
         self._count()
         return values
 
@@ -96,11 +96,12 @@ def _array(values: dict[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _scalar(values: dict[Any, Any]) -> object:
     dtype, data = _dtype(values), values.get(b"data")
+    if not isinstance(data, bool | int | float):
+        _refuse(f"a number {dtype} that is a {type(data).__name__}")
     try:
-        assert isinstance(data, bool | int | float)
         return dtype.type(data)
-    except (AssertionError, OverflowError, ValueError):
-        _refuse(f"a number {dtype} that is none")
+    except (OverflowError, ValueError):
+        _refuse(f"a number that {dtype} does not hold")
 
 
 def _dtype(values: dict[Any, Any]) -> np.dtype[Any]:

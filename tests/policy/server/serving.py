@@ -32,6 +32,7 @@ from pi05_train.policy.server.process import serve_until_signal
 from pi05_train.policy.server.server import PolicyServer
 from pi05_train.policy.server.wire import pack, unpack
 from pi05_train.samples.card import SourceCard
+from pi05_train.samples.robot_card import RobotCard
 from pi05_train.samples.schema import Sample
 from tests.policy.robots import robot_of
 
@@ -183,11 +184,16 @@ async def _count_tasks() -> int:
 
 @contextmanager
 def running(
-    limits: Limits | None = None, api_key: str | None = None, *, source: SourceCard = ARM, infer: Infer | None = None
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    *,
+    source: SourceCard = ARM,
+    robot: RobotCard | None = None,
+    infer: Infer | None = None,
 ) -> Iterator[Running]:
     """A server that serves until the block is left; `infer` instead of arithmetic."""
     policy, events = Arithmetic(), Recorded()
-    interface = RobotInterface(robot_of(source), source)
+    interface = RobotInterface(robot or robot_of(source), source)
     server = PolicyServer(
         interface, infer or policy, Events(events), limits=limits, api_key=api_key, metadata={"step": 3}
     )  # type: ignore[arg-type]
