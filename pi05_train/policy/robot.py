@@ -72,7 +72,12 @@ class RobotInterface:
         return Request(sample, _seed(values[SEED]) if SEED in values else None)
 
     def commands(self, chunk_HD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A policy's chunk in the robot's own numbers: its grippers' open and closed."""
+        """A policy's chunk in the robot's own numbers: its grippers' open and closed.
+
+        Raises ValueError for numbers that are not finite: no robot should get them.
+        """
+        if not np.isfinite(chunk_HD).all():
+            raise ValueError("the policy's actions are not finite")
         commands_HD, start = chunk_HD.copy(), 0
         for part in self.robot.actions:
             if part.gripper is not None:

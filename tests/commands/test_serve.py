@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 import signal
 import socket
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pi05_train.commands.main import main
 from pi05_train.policy.load import load_policy
 from tests.commands.conftest import Workspace
 from tests.policy.robots import observation_of, robot_of
-from tests.policy.server.serving import Client
+from tests.policy.server.serving import Client, Recorded
 from tests.synthetic import CARDS, synthetic_samples
 
 
@@ -37,25 +38,34 @@ def card_file(folder: Path, source: str) -> str:
     return str(path)
 
 
-def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("secret\n")
-    words = [str(run), "--robot", card_file(tmp_path, "toy_arm"), "--source", "toy_arm", "--port", "0"]
-    words += ["--api-key-file", str(tmp_path / "key"), "--device", "cpu"]
-    command = [sys.executable, "-m", "pi05_train.commands.main", "serve", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        serving = json.loads(process.stdout.readline())
-        sample = synthetic_samples(CARDS["toy_arm"])[0]
+def ask_and_interrupt(events: Recorded, question: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """What the server says it serves, its metadata and its answer; then Ctrl-C for this process, come what may."""
+    try:
+        serving = events.wait("serving")
         with Client(serving["port"], "secret") as client:
-            metadata, reply = client.metadata, client.ask(observation_of(sample) | {"seed": 3})
-        process.send_signal(signal.SIGINT)
-        events = [json.loads(line)["event"] for line in process.stdout]
-        assert process.wait(60) == 0
+            return serving, client.metadata, client.ask(question)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    words = ["--robot", card_file(tmp_path, "toy_arm"), "--source", "toy_arm", "--port", "0", "--device", "cpu"]
+    sample, events = synthetic_samples(CARDS["toy_arm"])[0], Recorded()
+    monkeypatch.setattr(sys, "stdout", events)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask_and_interrupt, events, observation_of(sample) | {"seed": 3})
+        assert main(["serve", str(run), *words, "--api-key-file", str(tmp_path / "key")]) == 0
+        serving, metadata, reply = asked.result()
+    events.wait("stopped")
     assert (serving["robot"], serving["source"], serving["host"]) == ("toy_arm_robot", "toy_arm", "127.0.0.1")
     assert (metadata["step"], metadata["weights"], metadata["run"]) == (3, "ema", "posttrain")
     np.testing.assert_array_equal(reply["actions"], load_policy(run, ema=True).actions([sample], [3])[0])
     assert len(reply["actions"]) == metadata["action_horizon"]
-    assert events == ["connected", "answered", "disconnected", "stopping", "stopped"]
+    told = [event["event"] for event in events.all]
+    assert told == ["serving", "connected", "answered", "disconnected", "stopping", "stopped"]
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ class PolicyServer:
                 answering.cancel()
                 return
             answer = answering.result()
+            reply = pack(self._reply(answer, seed, previous_ms))
         except UserError as refusal:
             self._events("refused", **who, why=str(refusal))
             await connection.send(str(refusal))
@@ -174,7 +175,7 @@ class PolicyServer:
         else:
             costs = {name: round(getattr(answer, name), 3) for name in ("queue_ms", "infer_ms", "batch_samples")}
             self._events("answered", **who, seed=seed, **costs)
-            await connection.send(pack(self._reply(answer, seed, previous_ms)))
+            await connection.send(reply)
 
     def _reply(self, answer: Answer, seed: int, previous_ms: float | None) -> dict[str, Any]:
         """Every array has the chunk's steps first: openpi's ActionChunkBroker takes one step of each."""

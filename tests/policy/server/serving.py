@@ -41,8 +41,8 @@ ARM = SourceCard(
     name="toy_arm", kind="ME", shards="", cameras=["base_0_rgb"], control_mode="end effector", rate_hz=20.0,
     state_dim=4, action_dim=4,
 )  # fmt: skip
-HOLD, FAIL = "hold", "fail"
-"""Prompts that the policy does not answer before it is let, or fails at."""
+HOLD, FAIL, NAN = "hold", "fail", "nan"
+"""Prompts that the policy does not answer before it is let, fails at, or answers with no numbers."""
 
 CLIENT = """
 import sys
@@ -80,7 +80,7 @@ class Arithmetic:
         if any(sample.task == FAIL for sample in samples):
             raise RuntimeError("the policy fails")
         return [
-            expected_actions(sample.state, seed)
+            expected_actions(sample.state, seed) * (np.nan if sample.task == NAN else 1)
             for sample, seed in zip(samples, seeds, strict=True)
             if sample.state is not None
         ]

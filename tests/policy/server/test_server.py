@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from pi05_train.policy.server.limits import Limits
-from tests.policy.server.serving import FAIL, HOLD, HORIZON, Running, expected_actions, observation, running
+from tests.policy.server.serving import FAIL, HOLD, HORIZON, NAN, Running, expected_actions, observation, running
 
 
 def check_answer(reply: dict[str, Any], state: Any, seed: int) -> None:
@@ -115,6 +115,13 @@ def test_a_failing_request_fails_alone_and_its_client_is_told_where_to_look() ->
         for client in (holder, good, bad):
             client.close()
     assert "the policy fails" in server.events.wait("failed")["traceback"]
+
+
+def test_a_robot_never_gets_numbers_that_are_not_finite() -> None:
+    with running() as server, server.client() as client:
+        assert client.ask(observation(prompt=NAN)).startswith("The server failed (ValueError)")
+        assert client.closed()[0] == 1011
+    assert "actions are not finite" in server.events.wait("failed")["error"]
 
 
 def test_healthz_answers_and_other_paths_are_no_page() -> None:

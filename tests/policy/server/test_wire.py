@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -44,6 +44,7 @@ def values_or_refused(frame: bytes) -> None:
         unpack(frame)
 
 
+@settings(max_examples=50)
 @given(MESSAGES)
 def test_what_is_packed_is_unpacked(message: dict[str, Any]) -> None:
     assert same(unpack(pack(message)), message)
@@ -54,6 +55,7 @@ def test_any_bytes_are_values_or_refused(frame: bytes) -> None:
     values_or_refused(frame)
 
 
+@settings(max_examples=50)
 @given(MESSAGES, st.data())
 def test_a_frame_with_another_byte_is_values_or_refused(message: dict[str, Any], data: st.DataObject) -> None:
     frame = bytearray(pack(message))
