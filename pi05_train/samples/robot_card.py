@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
 
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
@@ -77,8 +78,6 @@ class RobotCard:
     actions: list[ActionPart]
     """In the order of the samples' actions."""
     description: str = ""
-    sources: list[str] = field(default_factory=list)
-    """Where these facts were read."""
 
     @property
     def state_dim(self) -> int:
@@ -127,9 +126,8 @@ def check_robot(robot: RobotCard) -> None:
     keys = [*robot.cameras, *robot.state_dims, PROMPT, SEED]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     require(not twice, "keys", f"{twice} twice", f"each once, and {PROMPT} and {SEED} left free")
-    changes = [part.key for before, part in zip([None, *robot.state], robot.state, strict=False)
-               if before is None or before.key != part.key]  # fmt: skip
-    require(len(set(changes)) == len(changes), "state", changes, "parts with the same key one after the other")
+    runs = [key for key, _ in groupby(part.key for part in robot.state)]
+    require(len(set(runs)) == len(runs), "state", runs, "parts with the same key one after the other")
     relative = [part.relative for part in robot.actions for _ in range(part.dims)]
     require(not any(relative[robot.state_dim :]), "actions", "relative dims beyond the state", "a state for each")
 
