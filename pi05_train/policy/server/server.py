@@ -126,7 +126,6 @@ class PolicyServer:
         except ConnectionClosed:
             pass
         finally:
-            closed.cancel()
             self._connected -= 1
             self._events("disconnected", client=number, requests=requests, code=connection.close_code)
 

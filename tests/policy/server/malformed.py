@@ -20,6 +20,7 @@ HUGE = {
     "maps in maps": b"\x81\xa0" * 4000 + b"\xc0",
     "lists in lists": b"\x91" * 4000 + b"\xc0",
     "many small maps": b"\xdc\x00\x40" + (b"\xdc\x00\x40" + b"\x80" * 64) * 64,
+    "wide map": b"\xde\x00\x41" + b"\xa1a\xc0" * 65,
     "timestamp": b"\xd6\xff\x00\x00\x00\x00",
 }
 """Lengths and depths that a frame cannot or should not hold."""
