@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pi05_train.commands.verbs.checkpoint import add_checkpoint
 from pi05_train.commands.verbs.data import add_data
 from pi05_train.commands.verbs.overrides import add_overrides
+from pi05_train.commands.verbs.serve import add_serve
 from pi05_train.commands.verbs.tokenizer import add_tokenizer
 from pi05_train.errors import UserError
 
@@ -77,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)"
     )
     evaluate.set_defaults(verb=_evaluate)
+
+    add_serve(verbs.add_parser("serve", help="a run's policy for robots, by openpi's websocket protocol"))
 
     report = verbs.add_parser("report", help="one HTML page of a run folder, of a folder of stages, or of a study")
     report.add_argument(

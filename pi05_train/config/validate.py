@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pi05_train.checkpoint.config import check_checkpoint
+from pi05_train.config.robots import read_robot
 from pi05_train.config.run_parts import check_run_parts
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
@@ -10,6 +11,7 @@ from pi05_train.model.adaptation import check_adaptation
 from pi05_train.model.config import FAMILIES, ModelConfig
 from pi05_train.samples.card import check_card
 from pi05_train.samples.mixture_config import check_mixture
+from pi05_train.samples.robot_card import check_agreement
 
 
 def validate(config: Config) -> None:
@@ -103,6 +105,8 @@ def _check_mixture(config: Config) -> None:
         )
     for name, entry in enabled.items():
         check_card(entry.card)
+        if entry.card.robot and entry.card.has_actions:
+            check_agreement(read_robot(entry.card.robot), entry.card)
         if entry.card.name != name:
             raise UserError(
                 f"mixture.sources.{name}.card.name",

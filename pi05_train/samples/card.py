@@ -39,6 +39,8 @@ class SourceCard:
     action_dim: int = 0
     delta_mask: list[bool] = field(default_factory=list)
     """Leading action dimensions that are trained relative to the chunk's first state (True) or absolute (False)."""
+    robot: str = ""
+    """The robot's card: a name in `data_mixtures/robot/`, or the path of a card file; "": none is written."""
     licence: str = ""
     origin: str = ""
     """Where the data comes from: a URL, or the command that makes it."""

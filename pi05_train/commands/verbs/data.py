@@ -79,6 +79,7 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--tier", default="train", choices=("train", "master"), help="master: whole episodes, as is")
     convert.add_argument("--allow-missing", action="store_true", help="take what is there")
     convert.add_argument("--dataset", default="", help="entry of the format's table, or the annotations' file")
+    convert.add_argument("--robot", help="card of the robot that recorded it: data_mixtures/robot, or a path")
     convert.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; never changes the result")
     convert.set_defaults(verb=_convert)
 
@@ -105,7 +106,8 @@ def _convert(arguments: argparse.Namespace) -> None:
         allow_missing=arguments.allow_missing,
         dataset=arguments.dataset,
     )
-    convert_source(arguments.format, arguments.path, arguments.folder, options, workers=arguments.workers)
+    paths = (arguments.path, arguments.folder)
+    convert_source(arguments.format, *paths, options, workers=arguments.workers, robot=arguments.robot)
 
 
 def _index(arguments: argparse.Namespace) -> None:

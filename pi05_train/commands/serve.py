@@ -1,0 +1,105 @@
+"""`pi05 serve`: a run's policy for a robot, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from ipaddress import ip_address
+from pathlib import Path
+
+import torch
+
+from pi05_train.checkpoint.run_state import latest
+from pi05_train.config.robots import read_robot
+from pi05_train.errors import UserError
+from pi05_train.policy.load import load_policy
+from pi05_train.policy.policy import Policy
+from pi05_train.policy.robot import RobotInterface
+from pi05_train.policy.server.events import Events
+from pi05_train.policy.server.limits import Limits
+from pi05_train.policy.server.process import serve_until_signal
+from pi05_train.policy.server.server import PolicyServer
+from pi05_train.samples.card import SourceCard
+
+
+def serve(
+    folder: str,
+    robot: str,
+    *,
+    source: str | None,
+    ema: bool,
+    device: str | None,
+    host: str,
+    port: int,
+    api_key_file: str | None,
+    limits: Limits,
+) -> None:
+    """Serve the newest checkpoint of a run folder; events go to standard output."""
+    card, events, api_key = read_robot(robot), Events(sys.stdout), _api_key(api_key_file)
+    policy = load_policy(Path(folder), ema=ema)
+    if not policy.has_expert:
+        raise UserError(
+            f"serve {folder}", got="a run without an action expert", expected="a post-trained one", do="post-train it"
+        )
+    interface = RobotInterface(card, _source(policy, robot, source, folder))
+    policy.model.to(_device(device))
+    policy.batch_samples = limits.batch_samples
+    about = {
+        "run": Path(folder).resolve().name,
+        "step": latest(Path(folder)),
+        "weights": "ema" if ema else "raw",
+        "action_horizon": policy.model.config.action_horizon,
+    }
+    server = PolicyServer(interface, policy.actions, events, limits=limits, api_key=api_key, metadata=about)
+    if api_key is None and not _loopback(host):
+        events("warning", why=f"anybody who reaches {host} may use this server: give it an --api-key-file")
+
+    def started(bound: int) -> None:
+        address = {"host": host, "port": bound, "device": str(policy.device)}
+        events("serving", robot=card.name, source=interface.source.name, **address, **about, limits=asdict(limits))
+
+    serve_until_signal(server, host, port, events, started)
+
+
+def _source(policy: Policy, robot: str, source: str | None, folder: str) -> SourceCard:
+    """The source that is meant; without a name, the only one whose card names the robot."""
+    cards = {name: card for name, card in policy.processor.cards.items() if card.has_actions}
+    named = [name for name, card in cards.items() if card.robot == robot]
+    if source is None and len(named) == 1:
+        return cards[named[0]]
+    if source not in cards:
+        raise UserError(
+            f"serve {folder}, --source",
+            got=repr(source) if source else f"nothing, and {len(named)} sources whose card names the robot {robot}",
+            expected=f"one of {sorted(cards)}",
+            do="name the source whose statistics the robot's numbers have",
+        )
+    return cards[source]
+
+
+def _device(name: str | None) -> torch.device:
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device", got="cuda", expected="a CUDA GPU on this machine", do="serve with --device cpu")
+    return torch.device(name or ("cuda" if there else "cpu"))
+
+
+def _api_key(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        key = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--api-key-file {path}", got=error, expected="a text file", do="correct it") from error
+    if not key or not key.isascii() or not key.isprintable():
+        raise UserError(
+            f"--api-key-file {path}", got="no key", expected="one line of ASCII", do="write the key into it"
+        )
+    return key
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

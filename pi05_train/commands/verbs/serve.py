@@ -1,0 +1,53 @@
+"""`pi05 serve`: its arguments."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+
+def add_serve(serve: argparse.ArgumentParser) -> None:
+    """Add the arguments of `pi05 serve`."""
+    from pi05_train.policy.server.limits import Limits
+
+    serve.add_argument("run", help="run folder of a post-trained stage")
+    serve.add_argument("--robot", required=True, help="name of a card in data_mixtures/robot, or path of a card file")
+    serve.add_argument(
+        "--source", help="source whose statistics count (default: the only one whose card names the robot)"
+    )
+    serve.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)")
+    serve.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    serve.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
+    serve.add_argument("--api-key-file", metavar="FILE", help="with the key that clients must send")
+    limits = {
+        "clients": "most clients at once",
+        "message_megabytes": "largest request, in 10^6 bytes",
+        "requests_per_second": "most requests of one client",
+        "idle_seconds": "longest time without a request",
+        "batch_samples": "most requests that are computed together",
+    }
+    for field in fields(Limits):
+        option = f"--{field.name.replace('_', '-')}"
+        kind = type(field.default)
+        serve.add_argument(
+            option, type=kind, default=field.default, help=f"{limits[field.name]} (default: %(default)s)"
+        )
+    serve.set_defaults(verb=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.serve import serve
+    from pi05_train.policy.server.limits import Limits
+
+    serve(
+        arguments.run,
+        arguments.robot,
+        source=arguments.source,
+        ema=arguments.weights == "ema",
+        device=arguments.device,
+        host=arguments.host,
+        port=arguments.port,
+        api_key_file=arguments.api_key_file,
+        limits=Limits(**{field: getattr(arguments, field) for field in Limits.__dataclass_fields__}),
+    )

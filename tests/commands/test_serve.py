@@ -1,0 +1,98 @@
+"""`pi05 serve` from a trained run to a robot's client, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from pi05_train.commands.main import main
+from pi05_train.policy.load import load_policy
+from tests.commands.conftest import Workspace
+from tests.policy.robots import observation_of, robot_of
+from tests.policy.server.serving import Client, Recorded
+from tests.synthetic import CARDS, synthetic_samples
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a post-trained stage."""
+    root = tmp_path_factory.mktemp("served")
+    workspace = Workspace(root, prepared.data, prepared.tokenizers, prepared.config_dir)
+    assert main(["train", *workspace.overrides("posttrain")]) == 0
+    return root / "posttrain"
+
+
+def card_file(folder: Path, source: str) -> str:
+    path = folder / "robot.yaml"
+    path.write_text(yaml.safe_dump(asdict(robot_of(CARDS[source]))))
+    return str(path)
+
+
+def ask_and_interrupt(events: Recorded, question: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
+    """What the server says it serves, its metadata and its answer; then Ctrl-C for this process, come what may."""
+    try:
+        serving = events.wait("serving")
+        with Client(serving["port"], "secret") as client:
+            return serving, client.metadata, client.ask(question)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    words = ["--robot", card_file(tmp_path, "toy_arm"), "--source", "toy_arm", "--port", "0", "--device", "cpu"]
+    sample, events = synthetic_samples(CARDS["toy_arm"])[0], Recorded()
+    monkeypatch.setattr(sys, "stdout", events)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask_and_interrupt, events, observation_of(sample) | {"seed": 3})
+        assert main(["serve", str(run), *words, "--api-key-file", str(tmp_path / "key")]) == 0
+        serving, metadata, reply = asked.result()
+    events.wait("stopped")
+    assert (serving["robot"], serving["source"], serving["host"]) == ("toy_arm_robot", "toy_arm", "127.0.0.1")
+    assert (metadata["step"], metadata["weights"], metadata["run"]) == (3, "ema", "posttrain")
+    np.testing.assert_array_equal(reply["actions"], load_policy(run, ema=True).actions([sample], [3])[0])
+    assert len(reply["actions"]) == metadata["action_horizon"]
+    told = [event["event"] for event in events.all]
+    assert told == ["serving", "connected", "answered", "disconnected", "stopping", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--robot", "nobody"], "robot card: got 'nobody', expected a file, or one of"),
+        (["--robot", "droid"], "--source: got nothing, and 0 sources whose card names the robot droid, expected one"),
+        (["--robot", "droid", "--source", "toy_web"], "--source: got 'toy_web', expected one of"),
+        (["--robot", "droid", "--source", "toy_arm"], "source card toy_arm, cameras: got"),
+        (["--robot", "droid", "--clients", "0"], "--clients: got 0, expected at least 1"),
+        (["--robot", "droid", "--api-key-file", "nowhere"], "--api-key-file nowhere: got"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    run: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(run), *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_and_a_taken_port_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robot = card_file(tmp_path, "toy_arm")
+    assert main(["serve", str(tmp_path), "--robot", robot]) == 2
+    assert "no config.yaml" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(run), "--robot", robot, "--source", "toy_arm", "--port", port]) == 2
+    assert f"127.0.0.1, port {port}: got" in capsys.readouterr().err
