@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+import torch
+from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 
 from pi05_train.checkpoint.config import CheckpointConfig
 from pi05_train.checkpoint.integrity import check_space, remove_leftovers
@@ -39,14 +40,9 @@ class Saver:
         self._room_seen = False
         self._writing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._stager = DefaultStager(
-            StagingOptions(
-                use_pinned_memory=pinned,
-                use_shared_memory=False,
-                use_async_staging=False,
-                use_non_blocking_copy=pinned,
-            )
-        )
+        # Not the public `DefaultStager`: torch 2.11's can be used once.
+        self._stager = StateDictStager(pin_memory=pinned, share_memory=False)
+        self._pinned = pinned
         if self._ranks.rank == 0:
             remove_leftovers(self._checkpoints)
 
@@ -74,7 +70,9 @@ class Saver:
         if not self._config.asynchronous:
             self._write(taken)
             return
-        copied: Any = self._stager.stage(taken.share)
+        copied = self._stager.stage(taken.share, non_blocking=self._pinned)
+        if self._pinned:
+            torch.cuda.synchronize()
         self._writing = self._thread.submit(self._write, replace(taken, share=copied))
 
     def wait(self) -> None:
@@ -95,7 +93,7 @@ class Saver:
                 wait_quietly([self._writing])
         finally:
             self._thread.shutdown()
-            self._stager.close()
+            self._stager.close()  # type: ignore[no-untyped-call]
 
     def _write(self, taken: Snapshot) -> None:
         write(self._run, taken, self._ranks)

@@ -219,7 +219,7 @@ def test_an_engine_for_several_needs_a_launcher() -> None:
     [
         {"activation_checkpointing": "selective"},
         {"activation_checkpointing": "full"},
-        {"compile": True},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
         {"compile": True, "activation_checkpointing": "full"},
     ],
     ids=" ".join,
