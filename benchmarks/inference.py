@@ -208,7 +208,7 @@ def ours(model: Pi05, batch: Batch, noise: Tensor, *, graphs: bool) -> Stages:
 
     def denoising(memory: list[KeysValues]) -> Tensor:
         denoiser = model.planned_denoiser(memory, inputs.states_BD, inputs.times_T, inputs.denoising)
-        return list(euler(denoiser, noise, dims, STEPS))[-1]
+        return list(euler(denoiser, noise, dims, STEPS))[-1][0]
 
     def whole() -> Tensor:
         return sampler.actions(batch, noise)

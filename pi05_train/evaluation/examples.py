@@ -27,9 +27,10 @@ def action_examples(policy: Policy, evaluation: SourceEvaluation, *, count: int,
         path = None
         times: tuple[float, ...] = ()
         if answers.flow and not examples:
-            all_times, all_x = policy.denoising(sample, seed + place)
-            shown = evenly(len(all_times), SHOWN_TIMES)
-            times, path = tuple(all_times[i] for i in shown), all_x[shown, :, :dims].astype(np.float64)
+            denoising = policy.denoising(sample, seed + place)
+            shown = evenly(len(denoising.times), SHOWN_TIMES)
+            times = tuple(denoising.times[i] for i in shown)
+            path = denoising.x_THD[shown, :, :dims].astype(np.float64)
         assert example.actions is not None
         assert example.action_mask is not None
         examples.append(

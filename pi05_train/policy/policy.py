@@ -1,11 +1,12 @@
 """The policy: observations in, actions in physical units or text out.
 
-Shape letters: B samples, H horizon, D padded action dims, T recorded times.
+Shape letters: B samples, H horizon, D padded action dims, T Euler steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +25,18 @@ from pi05_train.samples.schema import Sample
 Chunk = NDArray[np.float32]
 MOST_FAST_TOKENS = 256
 """openpi's limit (models/pi0_fast.py)."""
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """One chunk on its way from noise to actions, in the network's units."""
+
+    times: tuple[float, ...]
+    """Flow times, T + 1 from 1 to 0."""
+    x_THD: NDArray[np.float32]
+    """x_t at each, [T + 1, H, D]."""
+    velocity_THD: NDArray[np.float32]
+    """[T, H, D]: what the network said at each time but the last; x_t moves by -1/T of it."""
 
 
 class Policy:
@@ -75,7 +88,11 @@ class Policy:
 
     def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
         """What the backbone writes after each prompt, greedily: words, and boxes where they may stand."""
-        return self._decoded(self._written(samples, max_tokens, self.rules))
+        return self._decoded(self.text_ids(samples, max_tokens))
+
+    def text_ids(self, samples: Sequence[Sample], max_tokens: int) -> list[list[int]]:
+        """The ids behind `text`, without the stop id."""
+        return self._written(samples, max_tokens, self.rules)
 
     def best_text(
         self, samples: Sequence[Sample], seeds: Sequence[int], max_tokens: int, *, candidates: int, temperature: float
@@ -110,12 +127,12 @@ class Policy:
         decoded = [self.processor.normalised_actions(i, s.source) for i, s in zip(written, samples, strict=True)]
         return [None if chunk is None else chunk.astype(np.float32) for chunk in decoded]
 
-    def denoising(self, sample: Sample, seed: int) -> tuple[tuple[float, ...], NDArray[np.float32]]:
-        """Flow times from 1 to 0 and x_t at each, [T, H, D] in the network's units."""
+    def denoising(self, sample: Sample, seed: int) -> Denoising:
+        """How the sample's chunk comes out of its noise, Euler step by Euler step."""
         ((_, batch),) = self._batches([sample], 1)
         steps = self.sampler.path(batch, self._noise([seed]), self._flow_dims([sample]))
-        path = [(t, x[0].float().cpu().numpy()) for t, x in steps]
-        return tuple(t for t, _ in path), np.stack([x for _, x in path])
+        times, x, velocities = zip(*steps, strict=True)
+        return Denoising(times, _stacked(x), _stacked([v for v in velocities if v is not None]))
 
     def _written(self, samples: Sequence[Sample], max_tokens: int, rules: AnswerRules | None) -> list[list[int]]:
         answers: list[list[int]] = []
@@ -146,6 +163,10 @@ class Policy:
         assert sample.state is not None, sample.key
         physical: Chunk = self.processor.physical_actions(chunk_HD, sample.source, sample.state).astype(np.float32)
         return physical
+
+
+def _stacked(tensors_1HD: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+    return torch.cat(list(tensors_1HD)).float().cpu().numpy()
 
 
 def _decodable(chunk: Chunk | None, sample: Sample) -> Chunk:

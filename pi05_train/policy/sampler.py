@@ -42,12 +42,16 @@ class Sampler:
         return self.recorded(make_shaped_inputs(*parts))
 
     @torch.inference_mode()
-    def path(self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor | None = None) -> Iterator[tuple[float, Tensor]]:
-        """Yield (t, x_t) from (1, noise) down to (0, actions)."""
+    def path(
+        self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor | None = None
+    ) -> Iterator[tuple[float, Tensor, Tensor | None]]:
+        """Yield (t, x_t, the velocity that led there) from (1, noise, None) down to (0, actions, the last velocity)."""
         dims_BD = _dims(noise_BHD, dims_BD)
         times = _velocity_times(self.steps, noise_BHD.device)
         denoiser = self.model.denoiser(self.model.prefill(batch), times)
-        yield from zip(flow_times(self.steps), euler(denoiser, noise_BHD, dims_BD, self.steps), strict=True)
+        steps = euler(denoiser, noise_BHD, dims_BD, self.steps)
+        for time, (x_BHD, velocity_BHD) in zip(flow_times(self.steps), steps, strict=True):
+            yield time, x_BHD, velocity_BHD
 
     def _run(self, inputs: Inputs) -> Tensor:
         """No host reads anything here, so that it can be recorded."""
@@ -55,21 +59,23 @@ class Sampler:
         x_NW = model.join(model.vision(inputs.images_ICHW), inputs.image_rows_V, inputs.token_ids_N)
         _, memory = model.read_prefix(x_NW, inputs.prefix)
         denoiser = model.planned_denoiser(memory, inputs.states_BD, inputs.times_T, inputs.denoising)
-        *_, x_BHD = euler(denoiser, inputs.noise_BHD, inputs.dims_BD, self.steps)
+        *_, (x_BHD, _) = euler(denoiser, inputs.noise_BHD, inputs.dims_BD, self.steps)
         return x_BHD
 
 
-def euler(denoiser: Denoiser, noise_BHD: Tensor, dims_BD: Tensor, steps: int) -> Iterator[Tensor]:
-    """Yield x_t from the noise to the actions: Euler's rule with dt = -1/steps.
+def euler(
+    denoiser: Denoiser, noise_BHD: Tensor, dims_BD: Tensor, steps: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield x_t from the noise to the actions, each with the velocity that led there: Euler's rule with dt = -1/steps.
 
     Source: openpi src/openpi/models/pi0.py, sample_actions.
     """
     x_BHD = noise_BHD * dims_BD[:, None]
-    yield x_BHD
+    yield x_BHD, None
     for step in range(steps):
         velocity_BHD = denoiser.velocity(x_BHD, step).to(x_BHD.dtype) * dims_BD[:, None]
         x_BHD = x_BHD - velocity_BHD / steps
-        yield x_BHD
+        yield x_BHD, velocity_BHD
 
 
 def flow_times(steps: int) -> list[float]:

@@ -153,14 +153,15 @@ def test_gradients_of_the_flow_loss(model: Pi05, batch: Batch, io: Arrays, name:
 def test_sampled_actions(model: Pi05, batch: Batch, io: Arrays, steps: int) -> None:
     cache, noise = model.prefill(batch), tensor(io["in.noise_sample"])
     path = list(Sampler(model, steps=steps).path(batch, noise))
-    denoiser = model.denoiser(cache, torch.tensor([time for time, _ in path]))
+    denoiser = model.denoiser(cache, torch.tensor([time for time, *_ in path]))
     assert_golden(path[-1][1], io[f"out.sample_actions_n{steps}"], rtol=0, atol=5e-5)
     if steps == 10:
-        for i, (time, x) in enumerate(path[:-1]):
+        for i, (time, x, _) in enumerate(path[:-1]):
             assert time == pytest.approx(io["mid.sample.t"][i], abs=1e-6)
             assert_golden(x, io["mid.sample.x_t"][i], rtol=0, atol=5e-5)
             velocity = denoiser.velocity(x, i)
             assert_golden(velocity, io["mid.sample.v_t"][i], rtol=0, atol=5e-5)
+            torch.testing.assert_close(path[i + 1][2], velocity, rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -76,13 +76,15 @@ def test_a_chunk_depends_on_its_own_sample_and_seed_alone() -> None:
 
 def test_the_recorded_path_ends_in_the_sampled_actions() -> None:
     policy, sample = toy_policy(), toy_samples("toy_mobile")[0]
-    times, path = policy.denoising(sample, 7)
+    denoising = policy.denoising(sample, 7)
+    times, path = denoising.times, denoising.x_THD
     assert times == pytest.approx((1.0, 0.75, 0.5, 0.25, 0.0), abs=1e-6)
     noise = np.random.default_rng(7).standard_normal((HORIZON, ACTION_DIM), dtype=np.float32)
     dims = policy.processor.flow_dims(sample.source)
     np.testing.assert_array_equal(path[0][:, :dims], noise[:, :dims])
     assert not path[:, :, dims:].any()
     np.testing.assert_allclose(path[-1], policy.normalised_actions([sample], [7])[0], atol=1e-6)
+    np.testing.assert_array_equal(path[1:], path[:-1] - denoising.velocity_THD / np.float32(4))
 
 
 def test_a_backbone_that_writes_the_true_fast_tokens_gives_the_demonstrated_actions() -> None:
