@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from pi05_train.commands.verbs.checkpoint import add_checkpoint
 from pi05_train.commands.verbs.data import add_data
+from pi05_train.commands.verbs.explain import add_explain
 from pi05_train.commands.verbs.overrides import add_overrides
 from pi05_train.commands.verbs.serve import add_serve
 from pi05_train.commands.verbs.tokenizer import add_tokenizer
@@ -80,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(verb=_evaluate)
 
     add_serve(verbs.add_parser("serve", help="a run's policy for robots, by openpi's websocket protocol"))
+
+    add_explain(verbs.add_parser("explain", help="one request as a page: what the network saw, said and did, and how"))
 
     report = verbs.add_parser("report", help="one HTML page of a run folder, of a folder of stages, or of a study")
     report.add_argument(

@@ -16,6 +16,7 @@ from pi05_train.policy.load import load_policy
 from pi05_train.policy.policy import Policy
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.policy.server.events import Events
+from pi05_train.policy.server.kept import KeptRequests
 from pi05_train.policy.server.limits import Limits
 from pi05_train.policy.server.process import serve_until_signal
 from pi05_train.policy.server.server import PolicyServer
@@ -32,17 +33,19 @@ def serve(
     host: str,
     port: int,
     api_key_file: str | None,
+    keep_requests: str | None,
     limits: Limits,
 ) -> None:
     """Serve the newest checkpoint of a run folder; events go to standard output."""
     card, events, api_key = read_robot(robot), Events(sys.stdout), _api_key(api_key_file)
+    kept = None if keep_requests is None else KeptRequests(Path(keep_requests))
     policy = load_policy(Path(folder), ema=ema)
     if not policy.has_expert:
         raise UserError(
             f"serve {folder}", got="a run without an action expert", expected="a post-trained one", do="post-train it"
         )
-    interface = RobotInterface(card, _source(policy, robot, source, folder))
-    policy.model.to(_device(device))
+    interface = RobotInterface(card, source_of(policy, robot, source, f"serve {folder}"))
+    policy.model.to(device_of(device))
     policy.batch_samples = limits.batch_samples
     about = {
         "run": Path(folder).resolve().name,
@@ -50,7 +53,7 @@ def serve(
         "weights": "ema" if ema else "raw",
         "action_horizon": policy.model.config.action_horizon,
     }
-    server = PolicyServer(interface, policy.actions, events, limits=limits, api_key=api_key, metadata=about)
+    server = PolicyServer(interface, policy.actions, events, limits=limits, api_key=api_key, metadata=about, kept=kept)
     if api_key is None and not _loopback(host):
         events("warning", why=f"anybody who reaches {host} may use this server: give it an --api-key-file")
 
@@ -61,7 +64,7 @@ def serve(
     serve_until_signal(server, host, port, events, started)
 
 
-def _source(policy: Policy, robot: str, source: str | None, folder: str) -> SourceCard:
+def source_of(policy: Policy, robot: str, source: str | None, where: str) -> SourceCard:
     """The source that is meant; without a name, the only one whose card names the robot."""
     cards = {name: card for name, card in policy.processor.cards.items() if card.has_actions}
     named = [name for name, card in cards.items() if card.robot == robot]
@@ -69,7 +72,7 @@ def _source(policy: Policy, robot: str, source: str | None, folder: str) -> Sour
         return cards[named[0]]
     if source not in cards:
         raise UserError(
-            f"serve {folder}, --source",
+            f"{where}, --source",
             got=repr(source) if source else f"nothing, and {len(named)} sources whose card names the robot {robot}",
             expected=f"one of {sorted(cards)}",
             do="name the source whose statistics the robot's numbers have",
@@ -77,10 +80,13 @@ def _source(policy: Policy, robot: str, source: str | None, folder: str) -> Sour
     return cards[source]
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; None: a GPU where there is one."""
     there = torch.cuda.is_available()
     if name == "cuda" and not there:
-        raise UserError("--device", got="cuda", expected="a CUDA GPU on this machine", do="serve with --device cpu")
+        raise UserError(
+            "--device", got="cuda", expected="a CUDA GPU on this machine", do="leave it out, or name the cpu"
+        )
     return torch.device(name or ("cuda" if there else "cpu"))
 
 

@@ -100,7 +100,7 @@ class Hierarchy:
         if self.mode != "hierarchical":
             return states
         due = [i for i, turn in enumerate(turns) if self._over(states[i], turn.time_s)]
-        questions = [self._question(turns[i].sample) for i in due]
+        questions = [self.question(turns[i].sample) for i in due]
         answers = self.policy.text(questions, self.max_text_tokens) if due else []
         for i, answer in zip(due, answers, strict=True):
             states[i] = _answered(states[i], answer, turns[i].time_s)
@@ -121,7 +121,8 @@ class Hierarchy:
     def _over(self, state: RobotState, time_s: float) -> bool:
         return time_s - state.chosen_at_s >= (self.correction_s if state.corrected else self.period_s)
 
-    def _question(self, sample: Sample) -> Sample:
+    def question(self, sample: Sample) -> Sample:
+        """What the high level is asked where the robot is as in a sample with actions."""
         return replace(sample, kind="HL", source=self.high_level_source or sample.source, subtask="", boxes=())
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.robot_card import PROMPT, SEED, Gripper, RobotCard, StatePart, check_agreement
+from pi05_train.samples.robot_card import PROMPT, SEED, ActionPart, Gripper, RobotCard, StatePart, check_agreement
 from pi05_train.samples.schema import CAMERAS, Kind, Sample
 
 SIDES = (16, 4096)
@@ -105,6 +105,16 @@ class RobotInterface:
             ],
         }
 
+    def state_names(self) -> list[str]:
+        """A name for each number of a sample's state."""
+        return [
+            name for part in self.robot.state for name in _numbered(part, "0 open, 1 closed" if part.gripper else "")
+        ]
+
+    def action_names(self) -> list[str]:
+        """A name and unit for each number of `commands`."""
+        return [name for part in self.robot.actions for name in _numbered(part)]
+
     def _state(self, values: Mapping[str, object]) -> NDArray[np.float32]:
         vectors = {key: _numbers(key, values[key], dims) for key, dims in self.robot.state_dims.items()}
         parts, used = [], dict.fromkeys(vectors, 0)
@@ -113,6 +123,12 @@ class RobotInterface:
             used[part.key] += part.dims
             parts.append(_as_sampled(part, vectors[part.key][start : start + part.dims]))
         return np.concatenate(parts)
+
+
+def _numbered(part: StatePart | ActionPart, unit: str = "") -> list[str]:
+    """Names of the numbers of a part, counted where there are several; `unit`: instead of the part's own."""
+    numbers = [""] if part.dims == 1 else [f" {place}" for place in range(part.dims)]
+    return [f"{part.name}{number} ({unit or part.unit})" for number in numbers]
 
 
 def _as_sampled(part: StatePart, numbers: NDArray[np.float32]) -> NDArray[np.float32]:

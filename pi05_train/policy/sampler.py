@@ -63,9 +63,7 @@ class Sampler:
         return x_BHD
 
 
-def euler(
-    denoiser: Denoiser, noise_BHD: Tensor, dims_BD: Tensor, steps: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def euler(denoiser: Denoiser, noise_BHD: Tensor, dims_BD: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield x_t from the noise to the actions, each with the velocity that led there: Euler's rule with dt = -1/steps.
 
     Source: openpi src/openpi/models/pi0.py, sample_actions.

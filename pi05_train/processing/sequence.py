@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,16 @@ def prompt_text(
             )
         values["state"] = state_text(state_normalised)
     return template.format(**values)
+
+
+def state_place(sample: Sample, templates: Templates, state_normalised: Floats | None) -> tuple[int, int] | None:
+    """From which to which character of `prompt_text` the state's numbers stand; None where the prompt has none."""
+    names = ("low_level", "high_level_prompt", "verbal_prompt")
+    before = replace(templates, **{name: getattr(templates, name).partition("{state}")[0] for name in names})
+    start = len(prompt_text(sample, before, None))
+    if state_normalised is None or start == len(prompt_text(sample, templates, state_normalised)):
+        return None
+    return start, start + len(state_text(state_normalised))
 
 
 def target_text(sample: Sample, templates: Templates, boxes: Sequence[Box]) -> str:

@@ -152,8 +152,8 @@ def _verdict(row: HeldoutResult) -> Html:
 
 def _card(example: TextExample, evaluation: Evaluation) -> Html:
     boxes = html.join(
-        [_box(box, TRUE_COLOUR, dashed=False) for box in example.true_boxes]
-        + [_box(box, PREDICTED_COLOUR, dashed=True) for box in example.predicted_boxes]
+        [drawn_box(box, TRUE_COLOUR, dashed=False) for box in example.true_boxes]
+        + [drawn_box(box, PREDICTED_COLOUR, dashed=True) for box in example.predicted_boxes]
     )
     overlay = f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true">{boxes}</svg>'
     words = [("asked", example.prompt), ("true", example.truth), ("predicted", example.predicted)]
@@ -166,7 +166,7 @@ def _card(example: TextExample, evaluation: Evaluation) -> Html:
     )
 
 
-def _box(box: Box, colour: str, *, dashed: bool) -> Html:
+def drawn_box(box: Box, colour: str, *, dashed: bool) -> Html:
     x, y = 1000 * box.x_min, 1000 * box.y_min
     width, height = 1000 * (box.x_max - box.x_min), 1000 * (box.y_max - box.y_min)
     dash = ' stroke-dasharray="9 5"' if dashed else ""

@@ -173,7 +173,7 @@ def _state(inspected: Inspected) -> Html | None:
         if stats is not None and stats.q01 is not None and stats.q99 is not None and dim < stats.dims:
             low, high = float(stats.q01[dim]), float(stats.q99[dim])
             place = (value - low) / (high - low) if high > low else 0.5
-            cells += [html.number(low), _bar(place), html.number(high)]
+            cells += [html.number(low), place_bar(place), html.number(high)]
         rows.append(cells)
     compared = any(len(row) > 2 for row in rows)
     head = ["dimension", "value", *(["q01 of the source", "", "q99"] if compared else [])]
@@ -181,7 +181,7 @@ def _state(inspected: Inspected) -> Html | None:
     return html.section("State", html.paragraph(words), html.table(head, rows, numeric=(0, 1, 2)))
 
 
-def _bar(place: float) -> Html:
+def place_bar(place: float) -> Html:
     """A mark between two ends, red where it lies outside them."""
     colour = FLOW if 0 <= place <= 1 else "#b3461f"
     x = 8 + 144 * min(max(place, 0.0), 1.0)

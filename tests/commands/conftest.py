@@ -74,6 +74,15 @@ def prepared(
     return workspace
 
 
+@pytest.fixture(scope="session")
+def posttrained(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a post-trained stage; shared, so nobody writes into it."""
+    root = tmp_path_factory.mktemp("posttrained")
+    workspace = Workspace(root, prepared.data, prepared.tokenizers, prepared.config_dir)
+    assert main(["train", *workspace.overrides("posttrain")]) == 0
+    return root / "posttrain"
+
+
 @pytest.fixture
 def workspace(prepared: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the prepared workspace that a test may damage."""

@@ -17,19 +17,9 @@ import yaml
 
 from pi05_train.commands.main import main
 from pi05_train.policy.load import load_policy
-from tests.commands.conftest import Workspace
 from tests.policy.robots import observation_of, robot_of
 from tests.policy.server.serving import Client, Recorded
 from tests.synthetic import CARDS, synthetic_samples
-
-
-@pytest.fixture(scope="module")
-def run(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of a post-trained stage."""
-    root = tmp_path_factory.mktemp("served")
-    workspace = Workspace(root, prepared.data, prepared.tokenizers, prepared.config_dir)
-    assert main(["train", *workspace.overrides("posttrain")]) == 0
-    return root / "posttrain"
 
 
 def card_file(folder: Path, source: str) -> str:
@@ -49,7 +39,7 @@ def ask_and_interrupt(events: Recorded, question: dict[str, Any]) -> tuple[dict[
 
 
 def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    posttrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "key").write_text("secret\n")
     words = ["--robot", card_file(tmp_path, "toy_arm"), "--source", "toy_arm", "--port", "0", "--device", "cpu"]
@@ -57,12 +47,12 @@ def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
     monkeypatch.setattr(sys, "stdout", events)
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(ask_and_interrupt, events, observation_of(sample) | {"seed": 3})
-        assert main(["serve", str(run), *words, "--api-key-file", str(tmp_path / "key")]) == 0
+        assert main(["serve", str(posttrained), *words, "--api-key-file", str(tmp_path / "key")]) == 0
         serving, metadata, reply = asked.result()
     events.wait("stopped")
     assert (serving["robot"], serving["source"], serving["host"]) == ("toy_arm_robot", "toy_arm", "127.0.0.1")
     assert (metadata["step"], metadata["weights"], metadata["run"]) == (3, "ema", "posttrain")
-    np.testing.assert_array_equal(reply["actions"], load_policy(run, ema=True).actions([sample], [3])[0])
+    np.testing.assert_array_equal(reply["actions"], load_policy(posttrained, ema=True).actions([sample], [3])[0])
     assert len(reply["actions"]) == metadata["action_horizon"]
     told = [event["event"] for event in events.all]
     assert told == ["serving", "connected", "answered", "disconnected", "stopping", "stopped"]
@@ -80,19 +70,19 @@ def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
     ],
 )
 def test_what_cannot_be_served_is_refused(
-    run: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+    posttrained: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["serve", str(run), *words]) == 2
+    assert main(["serve", str(posttrained), *words]) == 2
     assert sentence in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_and_a_taken_port_are_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    posttrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     robot = card_file(tmp_path, "toy_arm")
     assert main(["serve", str(tmp_path), "--robot", robot]) == 2
     assert "no config.yaml" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert main(["serve", str(run), "--robot", robot, "--source", "toy_arm", "--port", port]) == 2
+        assert main(["serve", str(posttrained), "--robot", robot, "--source", "toy_arm", "--port", port]) == 2
     assert f"127.0.0.1, port {port}: got" in capsys.readouterr().err

@@ -20,6 +20,9 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     serve.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
     serve.add_argument("--api-key-file", metavar="FILE", help="with the key that clients must send")
+    serve.add_argument(
+        "--keep-requests", metavar="FOLDER", help="with the latest 100 requests, for pi05 explain (default: none)"
+    )
     limits = {
         "clients": "most clients at once",
         "message_megabytes": "largest request, in 10^6 bytes",
@@ -49,5 +52,6 @@ def _serve(arguments: argparse.Namespace) -> None:
         host=arguments.host,
         port=arguments.port,
         api_key_file=arguments.api_key_file,
+        keep_requests=arguments.keep_requests,
         limits=Limits(**{field: getattr(arguments, field) for field in Limits.__dataclass_fields__}),
     )

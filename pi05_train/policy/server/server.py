@@ -12,7 +12,7 @@ import itertools
 import secrets
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +25,7 @@ from pi05_train.errors import UserError
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.policy.server.batcher import Answer, Batcher, Infer
 from pi05_train.policy.server.events import Events
+from pi05_train.policy.server.kept import KeptRequests
 from pi05_train.policy.server.limits import Limits, Rate
 from pi05_train.policy.server.wire import pack, unpack
 
@@ -43,10 +44,12 @@ class PolicyServer:
         limits: Limits | None = None,
         api_key: str | None = None,
         metadata: dict[str, Any] | None = None,
+        kept: KeptRequests | None = None,
     ) -> None:
-        """`metadata`: what clients are told beside the robot's description."""
+        """`metadata`: what clients are told beside the robot's description. `kept`: where requests are kept, if so."""
         self._robot, self._events, self._api_key = robot, events, api_key
         self.limits = limits or Limits()
+        self._kept = kept
         self._greeting = pack(robot.description() | (metadata or {}))
         self._batcher = Batcher(infer, self.limits.batch_samples)
         self._clients = itertools.count(1)
@@ -154,9 +157,11 @@ class PolicyServer:
         """Send a frame with actions or the sentence that refuses; nothing to a client that has gone."""
         who = {"client": client, "request": request}
         try:
-            asked = self._robot.request(_unpacked(frame))
+            observation = _unpacked(frame)
+            asked = self._robot.request(observation)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed
             answering = self._batcher.submit(asked.sample, seed)
+            await self._keep(observation, seed, **who)
             either: list[asyncio.Future[Any]] = [answering, closed]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
@@ -175,6 +180,16 @@ class PolicyServer:
             costs = {name: round(getattr(answer, name), 3) for name in ("queue_ms", "infer_ms", "batch_samples")}
             self._events("answered", **who, seed=seed, **costs)
             await connection.send(reply)
+
+    async def _keep(self, observation: object, seed: int, *, client: int, request: int) -> None:
+        """While the answer is computed; a robot is served even where its requests cannot be kept."""
+        if self._kept is None:
+            return
+        assert isinstance(observation, Mapping), "what the robot's card let through"
+        try:
+            await asyncio.to_thread(self._kept.keep, observation, seed, client=client, request=request)
+        except OSError as error:
+            self._events("warning", client=client, request=request, why=f"the request could not be kept: {error}")
 
     def _reply(self, answer: Answer, seed: int, previous_ms: float | None) -> dict[str, Any]:
         """Every array has the chunk's steps first: openpi's ActionChunkBroker takes one step of each."""

@@ -27,6 +27,7 @@ from websockets.sync.client import connect
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.policy.server.batcher import Infer
 from pi05_train.policy.server.events import Events
+from pi05_train.policy.server.kept import KeptRequests
 from pi05_train.policy.server.limits import Limits
 from pi05_train.policy.server.process import serve_until_signal
 from pi05_train.policy.server.server import PolicyServer
@@ -190,12 +191,13 @@ def running(
     source: SourceCard = ARM,
     robot: RobotCard | None = None,
     infer: Infer | None = None,
+    kept: KeptRequests | None = None,
 ) -> Iterator[Running]:
     """A server that serves until the block is left; `infer` instead of arithmetic."""
     policy, events = Arithmetic(), Recorded()
     interface = RobotInterface(robot or robot_of(source), source)
     server = PolicyServer(
-        interface, infer or policy, Events(events), limits=limits, api_key=api_key, metadata={"step": 3}
+        interface, infer or policy, Events(events), limits=limits, api_key=api_key, metadata={"step": 3}, kept=kept
     )  # type: ignore[arg-type]
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
