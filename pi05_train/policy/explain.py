@@ -75,6 +75,8 @@ class Actions:
     truth_HD: NDArray[np.float32] | None
     """The demonstration; None for a request."""
     truth_valid_H: NDArray[np.bool_] | None
+    state_token: bool
+    """Whether a token with the state stands before the chunk (pi0)."""
     denoising: Denoising
     """The source's own dims alone."""
 
@@ -167,7 +169,7 @@ def _actions(policy: Policy, asked: Sample, seed: int, chunk_HD: NDArray[np.floa
     own = Denoising(whole.times, whole.x_THD[..., :dims], whole.velocity_THD[..., :dims])
     truth = None if asked.actions is None else asked.actions[:horizon]
     valid = None if asked.action_valid is None else asked.action_valid[:horizon]
-    return Actions(_prompt(policy, asked), chunk_HD, truth, valid, own)
+    return Actions(_prompt(policy, asked), chunk_HD, truth, valid, policy.model.config.state_token, own)
 
 
 def _prompt(policy: Policy, sample: Sample) -> Prompt:

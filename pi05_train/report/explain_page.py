@@ -40,7 +40,7 @@ def explain_page(explained: Explanation, facts: Mapping[str, str], robot: RobotI
     if explained.words is not None:
         parts.append(_words(explained, explained.words))
     if actions is not None:
-        parts += [_action_tokens(explained, actions)]
+        parts.append(_action_tokens(explained, actions))
     if explained.state is not None:
         parts.append(_state(explained, explained.state, robot))
     if actions is not None:
@@ -136,8 +136,10 @@ def _action_tokens(explained: Explanation, actions: Actions) -> Html:
     if explained.target:
         rows.append(_role("target", explained.target, start))
         about += " The target is what training wants to hear; the actions never see it."
-    block = _chip("action", f"{steps} steps of the chunk", f"positions {start} to {start + steps - 1}")
-    rows.append(_titled("action", Html(f'<div class="tokens">{block}</div>')))
+    chips = [_chip("state", "the state as a vector", f"position {start}")] if actions.state_token else []
+    start += len(chips)
+    chips.append(_chip("action", f"{steps} steps of the chunk", f"positions {start} to {start + steps - 1}"))
+    rows.append(_titled("action", Html(f'<div class="tokens">{"".join(chips)}</div>')))
     return html.section(
         "The low level: what the actions are conditioned on",
         html.paragraph(about),
@@ -155,7 +157,7 @@ def _prefix(prompt: Prompt) -> list[Html]:
     chips += _chips(prompt.tokens, len(prompt.pictures) * each)
     parts = [_titled("prefix", Html(f'<div class="tokens">{"".join(chips)}</div>'))]
     if prompt.cut:
-        parts.append(Html('<p class="bad">The text was longer than the model reads: its end is cut off.</p>'))
+        parts.append(Html('<p class="bad wrapped">The text was longer than the model reads: its end is cut off.</p>'))
     return parts
 
 
@@ -188,20 +190,20 @@ def _legend(*prompts: Sequence[Token], also: Sequence[str] = ()) -> Html:
 
 
 def _state(explained: Explanation, state: StateNumbers, robot: RobotInterface | None) -> Html:
-    actions = explained.actions
-    binned = actions is not None and any(token.sort == "state" for token in actions.prompt.tokens)
+    binned = any(token.sort == "state" for prompt in _prompts(explained).values() for token in prompt.tokens)
     names = [str(dim) for dim in range(len(state.physical))] if robot is None else robot.state_names()
     bins = state_bins(state.normalised).tolist()
-    low_high = state.statistics.q01, state.statistics.q99
-    rows = []
+    q01, q99, rows = state.statistics.q01, state.statistics.q99, []
     for dim, (name, value) in enumerate(zip(names, state.physical.tolist(), strict=True)):
         cells = [html.text(name), html.number(value), html.number(float(state.normalised[dim]))]
-        if low_high[0] is not None and low_high[1] is not None:
-            low, high = float(low_high[0][dim]), float(low_high[1][dim])
+        if q01 is not None and q99 is not None:
+            low, high = float(q01[dim]), float(q99[dim])
             cells += [html.number(low), place_bar((value - low) / (high - low)), html.number(high)]
         rows.append([*cells, html.text(str(bins[dim]))] if binned else cells)
-    head = ["dimension", "value", "normalised", *(["q01", "", "q99"] if low_high[0] is not None else [])]
-    words = "Physical units. The bar runs from q01 to q99 of the training data; a red dot is outside: look there first."
+    words, head = "Physical units, as samples have them.", ["dimension", "value", "normalised"]
+    if q01 is not None:
+        head += ["q01", "", "q99"]
+        words += " The bar runs from q01 to q99 of the training data; a red dot is outside: look there first."
     head += ["bin in the prompt"] if binned else []
     return html.section("The robot's state", html.paragraph(words), html.table(head, rows, numeric=(1, 2, 3, 6)))
 

@@ -66,6 +66,8 @@ def test_every_token_stands_there_with_its_position_and_id(explained: Explanatio
         assert f"position {start + place}, id {token.id}" in titles
     end, horizon = actions.prompt.length, len(actions.chunk_HD)
     assert f"positions {end} to {end + horizon - 1}" in titles
+    with_state = explain_page(replace(explained, actions=replace(actions, state_token=True)), {})
+    assert f"positions {end + 1} to {end + horizon}" in with_state
 
 
 def test_figures_hold_the_very_arrays(explained: Explanation) -> None:
