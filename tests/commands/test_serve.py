@@ -33,7 +33,9 @@ def ask_and_interrupt(events: Recorded, question: dict[str, Any]) -> tuple[dict[
     try:
         serving = events.wait("serving")
         with Client(serving["port"], "secret") as client:
-            return serving, client.metadata, client.ask(question)
+            found = serving, client.metadata, client.ask(question)
+        events.wait("disconnected")
+        return found
     finally:
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -47,6 +49,7 @@ def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
     monkeypatch.setattr(sys, "stdout", events)
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(ask_and_interrupt, events, observation_of(sample) | {"seed": 3})
+        words += ["--keep-requests", str(tmp_path / "kept")]
         assert main(["serve", str(posttrained), *words, "--api-key-file", str(tmp_path / "key")]) == 0
         serving, metadata, reply = asked.result()
     events.wait("stopped")
@@ -54,6 +57,7 @@ def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
     assert (metadata["step"], metadata["weights"], metadata["run"]) == (3, "ema", "posttrain")
     np.testing.assert_array_equal(reply["actions"], load_policy(posttrained, ema=True).actions([sample], [3])[0])
     assert len(reply["actions"]) == metadata["action_horizon"]
+    assert [path.stem.partition("-")[2] for path in (tmp_path / "kept").iterdir()] == ["client-1-request-1"]
     told = [event["event"] for event in events.all]
     assert told == ["serving", "connected", "answered", "disconnected", "stopping", "stopped"]
 
