@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from pi05_train.evaluation.drivers import Chunks, ZeroActions, plan_of
 from pi05_train.evaluation.examples import action_examples, text_examples
 from pi05_train.evaluation.heldout import SourceEvaluation, evaluate_heldout
 from pi05_train.evaluation.results import ActionExample, Evaluation, RolloutResult, RolloutSummary, TextExample
-from pi05_train.evaluation.rollouts import Actor, ZeroActions, run_rollouts, summarise
+from pi05_train.evaluation.rollouts import Driver, Episode, plan_trials, run_rollouts
+from pi05_train.evaluation.success import summarise
 from pi05_train.policy.policy import Policy
 from pi05_train.samples.schema import Sample
 
@@ -76,26 +78,25 @@ def compare_rollouts(
 ) -> list[RolloutSummary]:
     """Success of the policy and of the zero-action policy on the same start states, side by side for every task."""
 
-    def run(name: str, actor: Actor) -> list[RolloutSummary]:
-        def ended(result: RolloutResult) -> None:
-            word = "success" if result.success else "no success"
-            say(f"{name}: {result.task}, episode {result.seed}: {word} after {result.steps} steps")
+    trials = plan_trials(tasks, episodes_per_task)
+    size = policy.model.config.vision.image_size
 
-        size = policy.model.config.vision.image_size
-        return summarise(
-            run_rollouts(
-                actor,
-                tasks,
-                episodes_per_task=episodes_per_task,
-                image_size=size,
-                execute_steps=execute_steps,
-                progress=ended,
-            ),
-            name,
-        )
+    def run(name: str, driver: Driver) -> list[RolloutSummary]:
+        def ended(_: Episode, result: RolloutResult) -> None:
+            say(told(result))
 
-    pairs = zip(run("trained", policy), run("zero actions", ZeroActions()), strict=True)
+        return summarise(run_rollouts(driver, trials, policy=name, image_size=size, ended=ended))
+
+    pairs = zip(run("trained", Chunks(plan_of(policy), execute_steps)), run("zero actions", ZeroActions()), strict=True)
     return [summary for pair in pairs for summary in pair]
+
+
+def told(result: RolloutResult) -> str:
+    """An episode that has ended, in a line."""
+    word = "success" if result.success else "no success"
+    return (
+        f"{result.policy}: {result.task}, {result.condition}, episode {result.seed}: {word} after {result.steps} steps"
+    )
 
 
 def _notes(found: Mapping[str, SourceEvaluation], rollouts: Sequence[RolloutSummary]) -> list[str]:

@@ -107,6 +107,13 @@ class RolloutResult:
     success: bool
     steps: int
     """Control steps until success, or until the episode was given up."""
+    policy: str = "trained"
+    """Whose it was: "trained", a mode such as "hierarchical", or a baseline such as "zero actions"."""
+    condition: str = "seen"
+    """One of `pi05_train.simulation.rooms.CONDITIONS`."""
+    environment: str = ""
+    command: str = ""
+    """What the robot was told."""
 
 
 @dataclass(frozen=True)

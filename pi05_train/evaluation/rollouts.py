@@ -1,19 +1,24 @@
-"""Closed-loop episodes in simulation: many worlds in lockstep, one policy call for all that need a new plan."""
+"""Closed-loop episodes in simulation: many worlds in lockstep, asked for their next actions together.
+
+The loop knows nothing of policies: a `Driver` gives every episode its next action (`pi05_train.evaluation.drivers`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
-from pi05_train.evaluation.intervals import wilson
-from pi05_train.evaluation.results import RolloutResult, RolloutSummary
+from pi05_train.evaluation.results import RolloutResult
 from pi05_train.samples.schema import Sample
-from pi05_train.simulation.environments import EVALUATION_TASKS, make_robot
+from pi05_train.simulation.environments import EVALUATION_TASKS, EvaluationTask, make_robot
+from pi05_train.simulation.rooms import Condition, Room, room_for
+
+Action = NDArray[np.float32]
 
 FIRST_SEED = 1_000_000
 """Episode seeds start here, away from those that recorded the training data."""
@@ -21,24 +26,16 @@ SEEDS_PER_EPISODE = 100_000
 """Room for the noise seeds of one episode's plans."""
 
 
-class Actor(Protocol):
-    """What acts: `Policy`, or a baseline."""
-
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[NDArray[np.float32]]:
-        """A chunk [H, action_dim] in physical units per sample."""
-        ...
-
-
 class World(Protocol):
     """What is acted in. It is pictured only when asked: pictures cost most of a step."""
 
     max_steps: int
 
-    def reset(self, seed: int) -> Sample:
-        """Start the episode `seed` and observe it."""
+    def reset(self, seed: int, room: Room) -> Sample:
+        """Start the episode `seed` in the room and observe it."""
         ...
 
-    def advance(self, action: NDArray[np.float32]) -> None:
+    def advance(self, action: Action) -> None:
         """One control step of an [action_dim] command."""
         ...
 
@@ -50,39 +47,56 @@ class World(Protocol):
         """Images, state and task as they are now."""
         ...
 
+    def subtask(self) -> str:
+        """What an expert would do now, in words."""
+        ...
+
     def close(self) -> None:
         """Free the renderer."""
         ...
 
 
-class ZeroActions:
-    """The baseline that commands zero in every dimension, for ever."""
+@dataclass(frozen=True)
+class Trial:
+    """One episode to be played: everything its start depends on."""
 
-    def __init__(self, task_dims: dict[str, int] | None = None) -> None:
-        self._dims = task_dims or {task.source: task.action_dim for task in EVALUATION_TASKS.values()}
-
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[NDArray[np.float32]]:
-        """Zeros; long enough that nothing is planned twice."""
-        del seeds
-        return [np.zeros((SEEDS_PER_EPISODE // 100, self._dims[s.source]), dtype=np.float32) for s in samples]
+    task: str
+    seed: int
+    condition: Condition
+    room: Room
+    command: str = ""
+    """What the robot is told; "": the task's own instruction."""
 
 
 @dataclass(eq=False)
 class Episode:
-    """One world on its way through one episode."""
+    """One world on its way through one trial."""
 
     world: World
-    seed: int
+    trial: Trial
+    task: EvaluationTask
     max_steps: int
     observation: Sample
-    """Of the last plan."""
-    plan: list[NDArray[np.float32]] = field(default_factory=list)
-    steps: int = 0
+    """Of the last look."""
+    actions: list[Action] = field(default_factory=list)
+    """Executed so far."""
     success: bool = False
+    _seen_at: int = 0
 
     @classmethod
-    def start(cls, world: World, seed: int, max_steps: int) -> Episode:
-        return cls(world, seed, max_steps, world.reset(seed))
+    def start(cls, world: World, trial: Trial, max_steps: int) -> Episode:
+        episode = cls(world, trial, EVALUATION_TASKS[trial.task], max_steps, world.reset(trial.seed, trial.room))
+        episode.observation = episode._told(episode.observation)
+        return episode
+
+    @property
+    def steps(self) -> int:
+        """Control steps done."""
+        return len(self.actions)
+
+    @property
+    def time_s(self) -> float:
+        return self.steps / self.task.rate_hz
 
     @property
     def ended(self) -> bool:
@@ -91,101 +105,134 @@ class Episode:
     @property
     def noise_seed(self) -> int:
         """Seed of the plan made now: its own for every episode and step."""
-        return self.seed * SEEDS_PER_EPISODE + self.steps
+        return self.trial.seed * SEEDS_PER_EPISODE + self.steps
 
     def look(self) -> Sample:
-        """The observation to plan from."""
-        if self.steps:
-            self.observation = self.world.observe()
+        """The observation now; looking twice at one step costs one picture."""
+        if self.steps != self._seen_at:
+            self.observation, self._seen_at = self._told(self.world.observe()), self.steps
         return self.observation
 
-    def advance(self) -> None:
-        """One control step of the plan; success ends the episode."""
-        self.world.advance(self.plan.pop(0))
+    def advance(self, action: Action) -> None:
+        """One control step; success ends the episode."""
+        self.world.advance(action)
         self.success = self.world.succeeded()
-        self.steps += 1
+        self.actions.append(action)
+
+    def result(self, policy: str) -> RolloutResult:
+        """What is kept of it."""
+        trial, sample = self.trial, self.observation
+        return RolloutResult(
+            source=self.task.source,
+            task=trial.task,
+            seed=trial.seed,
+            success=self.success,
+            steps=self.steps,
+            policy=policy,
+            condition=trial.condition,
+            environment=sample.environment_id,
+            command=sample.task,
+        )
+
+    def _told(self, sample: Sample) -> Sample:
+        return replace(sample, task=self.trial.command) if self.trial.command else sample
+
+
+class Driver(Protocol):
+    """Who gives episodes their next action."""
+
+    def next_actions(self, episodes: Sequence[Episode]) -> Sequence[Action]:
+        """The action [action_dim] of every running episode for this control step; called once per step with all.
+
+        Two episodes that begin alike get the same actions, whoever runs beside them. What is remembered of an episode
+        is the driver's own business: an `Episode` is hashable, by identity.
+        """
+        ...
+
+
+Ended = Callable[[Episode, RolloutResult], None]
+
+
+def plan_trials(
+    tasks: Sequence[str],
+    episodes_per_task: int,
+    conditions: Sequence[Condition] = ("seen",),
+    *,
+    high_level: bool = False,
+    trained_rooms: Callable[[str], Sequence[Room]] | None = None,
+    first_seed: int = FIRST_SEED,
+) -> list[Trial]:
+    """Every task under each of the conditions it has, with seeds `first_seed`, `first_seed + 1`, ...
+
+    One seed places objects alike under all conditions. `high_level`: commands that name no subtask, in turn.
+    `trained_rooms(source)` are the seen ones; None: all that are recorded.
+    """
+    trials = []
+    for task in map(known_task, tasks):
+        for condition in [condition for condition in conditions if condition in task.conditions]:
+            for seed in range(first_seed, first_seed + episodes_per_task):
+                rooms = {} if trained_rooms is None else {"trained": trained_rooms(task.source)}
+                command = task.high_level[seed % len(task.high_level)] if high_level else ""
+                trials.append(Trial(task.name, seed, condition, room_for(condition, seed, **rooms), command))
+    return trials
+
+
+def known_task(name: str) -> EvaluationTask:
+    """The task; unknown names are refused."""
+    if name not in EVALUATION_TASKS:
+        raise UserError(
+            "evaluation task", got=repr(name), expected="one of " + ", ".join(EVALUATION_TASKS), do="correct it"
+        )
+    return EVALUATION_TASKS[name]
 
 
 def run_rollouts(
-    actor: Actor,
-    tasks: Sequence[str],
+    driver: Driver,
+    trials: Sequence[Trial],
     *,
-    episodes_per_task: int,
+    policy: str,
     image_size: int,
-    execute_steps: int,
     worlds: int = 8,
-    first_seed: int = FIRST_SEED,
     max_steps: int | None = None,
-    progress: Callable[[RolloutResult], None] | None = None,
+    ended: Ended | None = None,
 ) -> list[RolloutResult]:
-    """Every task with seeds `first_seed`, `first_seed + 1`, ..., at most `worlds` episodes at a time.
+    """The trials, at most `worlds` at a time; results in their order, called `policy`'s.
 
     Episodes are independent: how many run side by side changes no start state and no noise. `max_steps` shortens the
-    tasks' own limits. Results are in the order of tasks and seeds; `progress` hears each as it ends.
+    tasks' own limits. `ended` hears of each as it ends.
     """
-    for task in tasks:
-        if task not in EVALUATION_TASKS:
-            raise UserError(
-                "evaluation task", got=repr(task), expected="one of " + ", ".join(EVALUATION_TASKS), do="correct it"
-            )
-    waiting = [(task, first_seed + i) for task in reversed(tasks) for i in reversed(range(episodes_per_task))]
-    running: list[tuple[str, Episode]] = []
-    done: dict[tuple[str, int], RolloutResult] = {}
+    waiting = list(reversed(list(enumerate(trials))))
+    running: list[tuple[int, Episode]] = []
+    done: dict[int, RolloutResult] = {}
 
     def start(idle: World | None = None, idle_task: str = "") -> None:
         """Fill the free places; the idle world is used again for its own task, else closed."""
-        if idle is not None and not (waiting and waiting[-1][0] == idle_task):
+        if idle is not None and not (waiting and waiting[-1][1].task == idle_task):
             idle.close()
             idle = None
         while waiting and len(running) < worlds:
-            task, seed = waiting.pop()
-            world, idle = idle or make_robot(task, image_size), None
+            number, trial = waiting.pop()
+            world, idle = idle or make_robot(trial.task, image_size), None
             limit = min(world.max_steps, max_steps or world.max_steps)
-            running.append((task, Episode.start(world, seed, limit)))
+            running.append((number, Episode.start(world, trial, limit)))
 
-    start()
-    while running:
-        advance_all(actor, [episode for _, episode in running], execute_steps)
-        for task, episode in [pair for pair in running if pair[1].ended]:
-            running.remove((task, episode))
-            result = RolloutResult(EVALUATION_TASKS[task].source, task, episode.seed, episode.success, episode.steps)
-            done[task, episode.seed] = result
-            if progress is not None:
-                progress(result)
-            start(episode.world, task)
-    return [done[task, first_seed + i] for task in tasks for i in range(episodes_per_task)]
-
-
-def advance_all(actor: Actor, episodes: Sequence[Episode], execute_steps: int) -> None:
-    """One control step of every episode; those without a plan get theirs from a single call of the actor."""
-    planless = [episode for episode in episodes if not episode.plan]
-    if planless:
-        chunks = actor.actions([e.look() for e in planless], [e.noise_seed for e in planless])
-        for episode, chunk in zip(planless, chunks, strict=True):
-            episode.plan = list(chunk[:execute_steps])
-    for episode in episodes:
-        episode.advance()
+    try:
+        start()
+        while running:
+            advance_all(driver, [episode for _, episode in running])
+            for number, episode in [pair for pair in running if pair[1].ended]:
+                running.remove((number, episode))
+                done[number] = episode.result(policy)
+                if ended is not None:
+                    ended(episode, done[number])
+                start(episode.world, episode.trial.task)
+    finally:
+        for _, episode in running:
+            episode.world.close()
+    return [done[number] for number in range(len(trials))]
 
 
-def summarise(results: Sequence[RolloutResult], policy: str) -> list[RolloutSummary]:
-    """Success rates with Wilson intervals: for each source all tasks together, then task by task."""
-    summaries = []
-    for source in dict.fromkeys(result.source for result in results):
-        own = [result for result in results if result.source == source]
-        tasks = list(dict.fromkeys(result.task for result in own))
-        for task in ["", *tasks]:
-            group = [result for result in own if task in ("", result.task)]
-            successes = sum(result.success for result in group)
-            summaries.append(
-                RolloutSummary(
-                    source=source,
-                    task=task,
-                    policy=policy,
-                    episodes=len(group),
-                    successes=successes,
-                    low=wilson(successes, len(group))[0],
-                    high=wilson(successes, len(group))[1],
-                    mean_steps=float(np.mean([result.steps for result in group])),
-                )
-            )
-    return summaries
+def advance_all(driver: Driver, episodes: Sequence[Episode]) -> None:
+    """One control step of every episode."""
+    for episode, action in zip(episodes, driver.next_actions(episodes), strict=True):
+        episode.advance(action)

@@ -157,6 +157,9 @@ class Aloha(Robot):
     def instruction(self) -> str:
         return self.kind.instruction.format(colour=self.room.object_name)
 
+    def subtask(self) -> str:
+        return ""
+
     def things(self) -> tuple[Thing, ...]:
         name = "red_box" if self.task_name == "transfer" else "red_peg"
         label = "cube" if self.task_name == "transfer" else "peg"

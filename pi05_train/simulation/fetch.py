@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pi05_train.simulation import fetch_expert
 from pi05_train.simulation.packages import load, mujoco
 from pi05_train.simulation.rendering import View
 from pi05_train.simulation.robot import Robot, RobotSpec, Thing
@@ -126,6 +127,9 @@ class Fetch(Robot):
 
     def instruction(self) -> str:
         return self.kind.instruction.format(colour=self.colour)
+
+    def subtask(self) -> str:
+        return fetch_expert.decide(self).phase
 
     def things(self) -> tuple[Thing, ...]:
         target = Thing("red ball", sites=(self.model.site("target0").id,))

@@ -5,12 +5,13 @@ It has no memory: action and phase are functions of the present scene, so a poli
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.simulation.fetch import Fetch
+if TYPE_CHECKING:
+    from pi05_train.simulation.fetch import Fetch
 
 GAIN = 5.0
 """Commanded units per metre of distance."""

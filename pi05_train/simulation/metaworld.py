@@ -113,8 +113,7 @@ class MetaWorld(Robot):
         action[:3] *= EXPERT_SPEED
         return action
 
-    def phase(self) -> str:
-        """What the expert does now: a function of what can be seen."""
+    def subtask(self) -> str:
         place = np.array(self._env._target_pos) if self.task_name == "reach" else self.object_position
         near = float(np.linalg.norm(self._seen[:3] - place)) < self.kind.near_m
         return self.kind.act if near else self.kind.approach

@@ -16,6 +16,7 @@ from pi05_train.simulation.fetch import Fetch
 from pi05_train.simulation.language import HIGH_LEVEL, corrections
 from pi05_train.simulation.metaworld import MetaWorld
 from pi05_train.simulation.robot import Robot
+from pi05_train.simulation.rooms import ROOMS
 
 SETTLE_STEPS = {"sim_fetch": 6, "sim_metaworld": 3, "sim_aloha": 15}
 """Control steps recorded after the task is fulfilled, so that chunks end at rest."""
@@ -63,15 +64,14 @@ class _Anchor:
 
 def robot_for(source: str, task: str, image_size: int) -> Robot:
     """The robot that plays a plan's task."""
-    if source == "sim_aloha":
-        return Aloha(task, image_size)
-    return make_robot(f"metaworld-{task}" if source == "sim_metaworld" else task, image_size)
+    prefix = {"sim_metaworld": "metaworld-", "sim_aloha": "aloha-"}.get(source, "")
+    return make_robot(prefix + task, image_size)
 
 
 def record(robot: Robot, plan: EpisodePlan, *, seed: int, anchor_stride: int) -> Recorded:
     """Play the plan's episode and cut it into samples. Depends on the arguments only, not on what was played before."""
     rng = np.random.default_rng([seed, *plan.source.encode(), plan.episode])
-    robot.restart(plan.world_seed, plan.room)
+    robot.restart(plan.world_seed, ROOMS[plan.room])
     _wander(robot, rng)
     act, limit = _expert(robot, plan, rng)
     with_boxes = plan.source != "sim_aloha" and not plan.mistaken
@@ -123,7 +123,7 @@ def _expert(robot: Robot, plan: EpisodePlan, rng: np.random.Generator) -> tuple[
         return lambda: fetch_expert.decide(robot, target), 40 if plan.mistaken else robot.max_steps
     if isinstance(robot, MetaWorld):
         drift = np.append(0.6 * aside, 0.0).astype(np.float32) if plan.mistaken else np.zeros(4, np.float32)
-        return lambda: (_drifting(robot, drift), robot.phase()), 40 if plan.mistaken else robot.max_steps
+        return lambda: (_drifting(robot, drift), robot.subtask()), 40 if plan.mistaken else robot.max_steps
     commands = iter(aloha_expert.plan(plan.task, plan.world_seed, 0.06 * aside if plan.mistaken else None))
 
     def replay() -> tuple[NDArray[np.float32], str] | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pi05_train.samples.schema import Box, Kind, Sample
 from pi05_train.simulation.rendering import SceneRenderer, View, box_of, jpeg
-from pi05_train.simulation.rooms import ROOMS, Room
+from pi05_train.simulation.rooms import ROOMS, Room, room_for
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,10 @@ class Robot(ABC):
         """The low-level command, in English."""
 
     @abstractmethod
+    def subtask(self) -> str:
+        """What the expert would do now, in English, from the simulator's ground truth; "" where it names nothing."""
+
+    @abstractmethod
     def things(self) -> tuple[Thing, ...]:
         """What a high-level policy should box, most important first."""
 
@@ -105,9 +109,9 @@ class Robot(ABC):
     def environment_id(self) -> str:
         return f"{self.spec.source}-room-{self.room.index:02d}"
 
-    def restart(self, seed: int, room: int) -> None:
+    def restart(self, seed: int, room: Room) -> None:
         """Start an episode without picturing it."""
-        self.seed, self.room, self.frame = seed, ROOMS[room], 0
+        self.seed, self.room, self.frame = seed, room, 0
         self._paint(self.room)
         self._place(seed)
 
@@ -117,9 +121,9 @@ class Robot(ABC):
         self._advance(action)
         self.frame += 1
 
-    def reset(self, seed: int) -> Sample:
-        """Start the episode `seed` (its room is seed modulo 12) and return what the robot sees and knows."""
-        self.restart(seed, seed % len(ROOMS))
+    def reset(self, seed: int, room: Room | None = None) -> Sample:
+        """Start the episode `seed` in a room (None: `room_for` a seen one); returns what the robot sees and knows."""
+        self.restart(seed, room or room_for("seen", seed))
         return self.observe()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Sample, bool, bool]:

@@ -1,8 +1,14 @@
-"""Twelve rooms: what the table, the floor, the object and the light look like. A room is one environment_id."""
+"""Rooms: what the table, the floor, the object and the light look like. A room is one environment_id.
+
+Demonstrations are recorded in `ROOMS`. Closed-loop evaluation also goes to `UNSEEN_ROOMS`, and to the recorded rooms
+with objects in `UNSEEN_PALETTE`, which no demonstration shows or names.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 Colour = tuple[float, float, float]
 
@@ -15,6 +21,10 @@ PALETTE: dict[str, Colour] = {
     "cyan": (0.10, 0.80, 0.85),
 }
 """Object colours a person has a word for; none is near the red of the targets."""
+UNSEEN_PALETTE: dict[str, Colour] = {"green": (0.10, 0.65, 0.15), "brown": (0.45, 0.27, 0.10)}
+
+Condition = Literal["seen", "unseen environment", "unseen object"]
+CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class Room:
 
     @property
     def object(self) -> Colour:
-        return PALETTE[self.object_name]
+        return (PALETTE | UNSEEN_PALETTE)[self.object_name]
 
 
 ROOMS = (
@@ -47,3 +57,20 @@ ROOMS = (
     Room(10, (0.60, 0.50, 0.35), (0.28, 0.28, 0.28), "cyan", 1.0),
     Room(11, (0.88, 0.88, 0.95), (0.40, 0.30, 0.25), "orange", 1.1),
 )
+UNSEEN_ROOMS = (
+    Room(12, (0.50, 0.62, 0.42), (0.55, 0.45, 0.50), "blue", 1.0),
+    Room(13, (0.30, 0.30, 0.36), (0.80, 0.78, 0.74), "yellow", 0.9),
+    Room(14, (0.78, 0.62, 0.62), (0.18, 0.28, 0.24), "purple", 1.1),
+    Room(15, (0.62, 0.72, 0.85), (0.48, 0.36, 0.22), "orange", 0.85),
+)
+
+
+def room_for(condition: Condition, seed: int, trained: Sequence[Room] = ROOMS) -> Room:
+    """The room of an episode: `trained` are those whose demonstrations were trained on."""
+    if condition == "unseen environment":
+        return UNSEEN_ROOMS[seed % len(UNSEEN_ROOMS)]
+    room = trained[seed % len(trained)]
+    if condition == "unseen object":
+        colours = tuple(UNSEEN_PALETTE)
+        return replace(room, object_name=colours[seed % len(colours)])
+    return room

@@ -13,6 +13,7 @@ from pi05_train.errors import UserError
 from pi05_train.simulation.environments import EVALUATION_TASKS, make_robot
 from pi05_train.simulation.fetch import Fetch
 from pi05_train.simulation.metaworld import MetaWorld
+from pi05_train.simulation.rooms import ROOMS
 
 SIZE = 48
 
@@ -59,7 +60,7 @@ def test_the_same_seed_gives_the_same_episode_whatever_was_played_before(robot: 
 
 
 def test_an_episode_ends_at_its_step_limit(robot: Fetch | MetaWorld) -> None:
-    robot.restart(1, 1)
+    robot.restart(1, ROOMS[1])
     still = np.zeros(4, np.float32)
     for _ in range(robot.max_steps - 1):
         robot.advance(still)
@@ -71,7 +72,7 @@ def test_an_episode_ends_at_its_step_limit(robot: Fetch | MetaWorld) -> None:
 def test_seeds_visit_every_room(robot: Fetch | MetaWorld) -> None:
     rooms = set()
     for seed in range(24):
-        robot.restart(seed, seed % 12)
+        robot.restart(seed, ROOMS[seed % 12])
         rooms.add(robot.environment_id)
     assert len(rooms) == 12
 

@@ -15,6 +15,7 @@ from pi05_train.simulation.metaworld_tasks import METAWORLD_TASKS
 from pi05_train.simulation.plans import WORLD_SEEDS, plan_episodes
 from pi05_train.simulation.recording import EpisodePlan, Recorded, record, robot_for
 from pi05_train.simulation.robot import Robot
+from pi05_train.simulation.rooms import ROOMS
 from pi05_train.simulation.settings import SimulationSettings
 
 SIZE = 32
@@ -57,7 +58,7 @@ def test_replaying_the_recorded_actions_gives_the_recorded_pictures() -> None:
     robot = Aloha("transfer", SIZE)
     plan = a_plan("sim_aloha", "transfer")
     samples = record(robot, plan, seed=0, anchor_stride=40).samples["sim_aloha"]
-    robot.restart(plan.world_seed, plan.room)
+    robot.restart(plan.world_seed, ROOMS[plan.room])
     for one in samples[:3]:
         observed = robot.observe()
         assert observed.images == one.images
@@ -111,10 +112,10 @@ def test_the_shipped_experts_solve_their_tasks_at_our_control_rate(task: str) ->
     robot = MetaWorld(task, SIZE)
     solved = []
     for seed in range(3):
-        robot.restart(seed, seed)
+        robot.restart(seed, ROOMS[seed])
         phases = set()
         while not robot.succeeded() and robot.frame < robot.max_steps:
-            phases.add(robot.phase())
+            phases.add(robot.subtask())
             robot.advance(robot.expert_action())
         solved.append(robot.succeeded())
         assert phases == {robot.kind.approach, robot.kind.act}

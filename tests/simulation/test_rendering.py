@@ -18,6 +18,7 @@ from pi05_train.simulation.fetch import TARGET_RADIUS_M, Fetch
 from pi05_train.simulation.metaworld import MetaWorld
 from pi05_train.simulation.packages import load
 from pi05_train.simulation.rendering import box_of, jpeg
+from pi05_train.simulation.rooms import ROOMS
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def labelled(boxes: tuple[Box, ...], label: str) -> Box | None:
 @pytest.mark.parametrize("size", [16, 64, 225])
 def test_pictures_are_square_at_any_size(size: int) -> None:
     robot = Fetch("fetch-reach", size)
-    robot.restart(1, 1)
+    robot.restart(1, ROOMS[1])
     assert robot.renderer.picture(robot.data, robot.spec.views[0]).shape == (size, size, 3)
     robot.close()
 
@@ -43,7 +44,7 @@ def test_the_reach_target_shows_as_red_at_64_pixels() -> None:
     robot = Fetch("fetch-reach", 64)
     shown = []
     for seed in range(6):
-        robot.restart(seed, seed)
+        robot.restart(seed, ROOMS[seed])
         pictures = [robot.renderer.picture(robot.data, view).astype(int) for view in robot.spec.views]
         red = [int(((p[..., 0] > 120) & (p[..., 1] < 60) & (p[..., 2] < 60)).sum()) for p in pictures]
         shown.append(max(red))
@@ -54,7 +55,7 @@ def test_the_reach_target_shows_as_red_at_64_pixels() -> None:
 def test_boxes_lie_where_the_camera_projects_the_things(push: Fetch) -> None:
     view, shown = push.spec.views[0], 0
     for seed in range(8):
-        push.restart(seed, seed)
+        push.restart(seed, ROOMS[seed])
         box = labelled(push.boxes(), "red ball")
         if box is None:  # behind the gripper
             continue
@@ -71,7 +72,7 @@ def test_boxes_lie_where_the_camera_projects_the_things(push: Fetch) -> None:
 
 def test_a_camera_that_hangs_upside_down_is_turned_for_pictures_boxes_and_projection() -> None:
     robot = MetaWorld("push", 96)
-    robot.restart(2, 2)
+    robot.restart(2, ROOMS[2])
     box = labelled(robot.boxes(), "puck")
     ((y, x),) = robot.renderer.project(robot.data, robot.spec.views[0], robot.object_position[None])
     robot.close()
