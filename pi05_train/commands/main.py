@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from pi05_train.commands.verbs.checkpoint import add_checkpoint
 from pi05_train.commands.verbs.data import add_data
+from pi05_train.commands.verbs.evaluate import add_evaluate
 from pi05_train.commands.verbs.explain import add_explain
 from pi05_train.commands.verbs.overrides import add_overrides
 from pi05_train.commands.verbs.serve import add_serve
@@ -73,13 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--engine", help="show this engine in detail (default: the quickest that fits)")
     plan.set_defaults(verb=_plan)
 
-    evaluate = verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators")
-    evaluate.add_argument("runs", nargs="+", metavar="run", help="run folder of a stage, or of each variant of a study")
-    evaluate.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)"
-    )
-    evaluate.set_defaults(verb=_evaluate)
-
+    add_evaluate(verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators"))
     add_serve(verbs.add_parser("serve", help="a run's policy for robots, by openpi's websocket protocol"))
 
     add_explain(verbs.add_parser("explain", help="one request as a page: what the network saw, said and did, and how"))
@@ -125,12 +120,6 @@ def _plan(arguments: argparse.Namespace) -> None:
     from pi05_train.config.compose import compose_plan
 
     plan(*compose_plan(arguments.overrides, arguments.config_dir), engine=arguments.engine)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from pi05_train.commands.evaluate import evaluate
-
-    evaluate(arguments.runs, ema=arguments.weights == "ema")
 
 
 def _report(arguments: argparse.Namespace) -> None:

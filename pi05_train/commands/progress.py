@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,7 +16,7 @@ Report = Callable[[int, int, str], None]
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Report]:
-    """A function to call with (done, total, what): a bar with the remaining time, or a line every tenth elsewhere."""
+    """A function to call with (done, total, what): a bar, or a line every tenth elsewhere, with the remaining time."""
     console = Console()
     if not console.is_terminal:
         yield _lines(console, what)
@@ -37,12 +39,14 @@ def progress_bar(what: str) -> Iterator[Report]:
 
 
 def _lines(console: Console, what: str) -> Report:
-    tenth = -1
+    tenth, begin = -1, time.monotonic()
 
     def report(done: int, total: int, now: str) -> None:
         nonlocal tenth
         if total and 10 * done // total > tenth:
             tenth = 10 * done // total
-            console.print(f"{what} {done}/{total} {now}".rstrip(), highlight=False, soft_wrap=True)
+            seconds = (time.monotonic() - begin) * (total - done) / max(done, 1)
+            left = f" ({timedelta(seconds=round(seconds))} left)" if 0 < done < total else ""
+            console.print(f"{what} {done}/{total}{left} {now}".rstrip(), highlight=False, soft_wrap=True)
 
     return report

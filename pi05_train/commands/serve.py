@@ -37,7 +37,7 @@ def serve(
     limits: Limits,
 ) -> None:
     """Serve the newest checkpoint of a run folder; events go to standard output."""
-    card, events, api_key = read_robot(robot), Events(sys.stdout), _api_key(api_key_file)
+    card, events, api_key = read_robot(robot), Events(sys.stdout), read_api_key(api_key_file)
     kept = None if keep_requests is None else KeptRequests(Path(keep_requests))
     policy = load_policy(Path(folder), ema=ema)
     if not policy.has_expert:
@@ -90,7 +90,8 @@ def device_of(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if there else "cpu"))
 
 
-def _api_key(path: str | None) -> str | None:
+def read_api_key(path: str | None) -> str | None:
+    """The key in a file; None: none."""
     if path is None:
         return None
     try:

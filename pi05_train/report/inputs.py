@@ -9,6 +9,7 @@ A run folder, one per stage:
     mixture.json       [{"source", "kind", "share", "samples" ...} ...]: the shares asked for
     code_version.json  [{name: version} ...], the last entry is shown
     evaluation.json    see pi05_train.evaluation.results
+    closed_loop.json   see pi05_train.evaluation.closed_loop
 
 A folder of several stages holds `report.json`: {"title", "stages": [folder names in order], "seconds": {phase:
 seconds}, "notes": [sentences]}. Only `metrics.jsonl` and `report.json` must exist; a section without data is left out.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pi05_train.errors import UserError
+from pi05_train.evaluation.closed_loop import FOLDER, ClosedLoop, read_closed_loop
 from pi05_train.evaluation.results import Evaluation, read_evaluation
 
 
@@ -48,6 +50,9 @@ class StageLog:
     config: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    closed_loop: ClosedLoop | None = None
+    films: dict[str, bytes] = field(default_factory=dict)
+    """Of the closed loop, by file name."""
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of one measurement, where it was logged."""
@@ -106,6 +111,7 @@ def read_stage(folder: Path) -> StageLog:
         raise UserError("report", got=f"no {metrics}", expected="a run folder", do="train first, or correct the name")
     rows = tuple(_rows(metrics))
     config = folder / "config.yaml"
+    closed_loop = read_closed_loop(folder)
     return StageLog(
         name=folder.name,
         rows=rows,
@@ -113,6 +119,8 @@ def read_stage(folder: Path) -> StageLog:
         config=config.read_text() if config.is_file() else "",
         versions=_json(folder / "code_version.json", [{}])[-1],
         evaluation=read_evaluation(folder) if (folder / "evaluation.json").is_file() else None,
+        closed_loop=closed_loop,
+        films={f.file: (folder / FOLDER / f.file).read_bytes() for f in closed_loop.films} if closed_loop else {},
     )
 
 

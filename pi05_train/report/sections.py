@@ -7,6 +7,7 @@ from html import escape
 from statistics import median
 
 from pi05_train.report import figures, html
+from pi05_train.report.closed_loop import closed_loop
 from pi05_train.report.evaluated import actions, denoising, pictures, results, success
 from pi05_train.report.html import Html
 from pi05_train.report.inputs import ReportInputs, StageLog
@@ -41,7 +42,7 @@ def notes(inputs: ReportInputs) -> Html | None:
 
 
 SECTIONS: tuple[Callable[[ReportInputs], Html | None], ...] = (
-    header, results, success, notes, actions, denoising, pictures, losses, mixture, speed, settings,
+    header, results, success, closed_loop, notes, actions, denoising, pictures, losses, mixture, speed, settings,
 )  # fmt: skip
 
 

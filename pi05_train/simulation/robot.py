@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pi05_train.samples.schema import Box, Kind, Sample
 from pi05_train.simulation.rendering import SceneRenderer, View, box_of, jpeg
-from pi05_train.simulation.rooms import ROOMS, Room, room_for
+from pi05_train.simulation.rooms import ROOMS, Room, room_for, room_name
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Robot(ABC):
 
     @property
     def environment_id(self) -> str:
-        return f"{self.spec.source}-room-{self.room.index:02d}"
+        return room_name(self.spec.source, self.room)
 
     def restart(self, seed: int, room: Room) -> None:
         """Start an episode without picturing it."""

@@ -65,6 +65,11 @@ UNSEEN_ROOMS = (
 )
 
 
+def room_name(source: str, room: Room) -> str:
+    """The environment_id of a room in a source's samples."""
+    return f"{source}-room-{room.index:02d}"
+
+
 def room_for(condition: Condition, seed: int, trained: Sequence[Room] = ROOMS) -> Room:
     """The room of an episode: `trained` are those whose demonstrations were trained on."""
     if condition == "unseen environment":

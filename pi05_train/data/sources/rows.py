@@ -75,6 +75,12 @@ class Rows:
         return _reopen, (self.path, self.episodes, self.environments)
 
 
+def environments(index: Index, rows: Rows) -> set[str]:
+    """Of these rows."""
+    names = pq.read_table(index.folder / "index.parquet", columns=["environment_id"]).column(0)
+    return set(names.take(np.asarray(rows)).unique().to_pylist())
+
+
 def _reopen(path: Path, episodes: int, environments: int) -> Rows:
     return Rows(path, episodes=episodes, environments=environments)
 

@@ -192,12 +192,19 @@ def running(
     robot: RobotCard | None = None,
     infer: Infer | None = None,
     kept: KeptRequests | None = None,
+    about: dict[str, Any] | None = None,
 ) -> Iterator[Running]:
-    """A server that serves until the block is left; `infer` instead of arithmetic."""
+    """A server that serves until the block is left; `infer` instead of arithmetic, `about` what clients are told."""
     policy, events = Arithmetic(), Recorded()
     interface = RobotInterface(robot or robot_of(source), source)
     server = PolicyServer(
-        interface, infer or policy, Events(events), limits=limits, api_key=api_key, metadata={"step": 3}, kept=kept
+        interface,
+        infer or policy,
+        Events(events),
+        limits=limits,
+        api_key=api_key,
+        metadata=about or {"step": 3},
+        kept=kept,
     )  # type: ignore[arg-type]
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
 

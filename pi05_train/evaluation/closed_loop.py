@@ -1,0 +1,67 @@
+"""Closed loop in detail: what was played, how it ended, and the files that hold it.
+
+In a run folder:
+
+    closed_loop.json          {"format": 1, fields of `ClosedLoop`}
+    closed_loop/<film>.mp4    the films it names
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pi05_train.errors import UserError
+from pi05_train.evaluation.results import RolloutResult
+
+FILE, FOLDER, FORMAT = "closed_loop.json", "closed_loop", 1
+
+
+@dataclass(frozen=True)
+class Film:
+    """One filmed episode."""
+
+    policy: str
+    task: str
+    condition: str
+    seed: int
+    success: bool
+    file: str
+    """Name in the folder of films."""
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Everything that was played with one checkpoint in one call."""
+
+    step: int
+    weights: str
+    """"ema" or "raw"."""
+    server: str
+    """The server's address; "" in process."""
+    execute_steps: int
+    """Control steps between two looks."""
+    seconds: float
+    results: tuple[RolloutResult, ...]
+    films: tuple[Film, ...] = ()
+
+
+def write_closed_loop(run: Path, found: ClosedLoop) -> Path:
+    """Write `closed_loop.json` into the run folder; returns its path."""
+    path = run / FILE
+    path.write_text(json.dumps({"format": FORMAT, **asdict(found)}, indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read_closed_loop(run: Path) -> ClosedLoop | None:
+    """What was written into the run folder; None where nothing was. `UserError` for another format."""
+    path = run / FILE
+    if not path.is_file():
+        return None
+    table = json.loads(path.read_text())
+    if (format := table.pop("format", None)) != FORMAT:
+        raise UserError(f"{path}, format", got=format, expected=FORMAT, do="evaluate again with this version")
+    results = tuple(RolloutResult(**row) for row in table.pop("results"))
+    films = tuple(Film(**row) for row in table.pop("films"))
+    return ClosedLoop(**table, results=results, films=films)

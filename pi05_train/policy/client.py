@@ -1,0 +1,129 @@
+"""A policy behind a server, asked the way robots ask: one connection per robot, one observation at a time.
+
+Shape letters: H steps, D the robot's action dims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, cast
+
+import numpy as np
+from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from pi05_train.errors import UserError
+from pi05_train.policy.policy import Chunk
+from pi05_train.policy.robot import RobotInterface
+from pi05_train.policy.server.wire import pack, unpack
+from pi05_train.processing.images import decode_jpeg
+from pi05_train.samples.robot_card import PROMPT, SEED
+from pi05_train.samples.schema import Sample
+
+PATIENCE_SECONDS = 120
+"""For an answer; the first one of a server may wait for compilation."""
+
+
+class RemotePolicy:
+    """Chunks from `pi05 serve`, in a sample's physical units."""
+
+    def __init__(self, url: str, robot: RobotInterface, *, api_key: str | None = None) -> None:
+        """Refuses (UserError) a server that cannot be reached, lets nobody in, or serves another robot."""
+        self._url, self._robot, self._api_key = url, robot, api_key
+        self._open = ExitStack()
+        self._robots: list[ClientConnection] = []
+        self.about: dict[str, Any] = self._connect()
+        """What the server says of itself."""
+        self._check()
+
+    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+        """A chunk [H, D] per sample; all are asked for at once, so that the server can batch them."""
+        while len(self._robots) < len(samples):
+            self._connect()
+        robots = self._robots[: len(samples)]
+        try:
+            for connection, sample, seed in zip(robots, samples, seeds, strict=True):
+                connection.send(pack(observation(self._robot, sample, seed)))
+            return [self._chunk(connection.recv(timeout=PATIENCE_SECONDS)) for connection in robots]
+        except (WebSocketException, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+
+    def close(self) -> None:
+        """Hang up."""
+        self._open.close()
+
+    def __enter__(self) -> RemotePolicy:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _connect(self) -> dict[str, Any]:
+        headers = {"Authorization": f"Api-Key {self._api_key}"} if self._api_key else None
+        try:
+            socket = connect(self._url, compression=None, max_size=None, additional_headers=headers, proxy=None)
+            self._robots.append(self._open.enter_context(socket))
+            return cast(dict[str, Any], unpack(cast(bytes, socket.recv(timeout=PATIENCE_SECONDS))))
+        except InvalidURI as error:
+            raise UserError("server", got=repr(self._url), expected="ws://host:port", do="correct it") from error
+        except InvalidHandshake as error:
+            raise self._refused(error) from error
+        except (WebSocketException, TimeoutError, OSError) as error:
+            raise self._lost(error) from error
+
+    def _check(self) -> None:
+        expected = self._robot.description()
+        for name, own in expected.items():
+            if (theirs := self.about.get(name)) != own:
+                self.close()
+                raise UserError(
+                    f"server {self._url}, {name}", got=repr(theirs), expected=repr(own), do="serve this robot's card"
+                )
+
+    def _chunk(self, reply: str | bytes) -> Chunk:
+        if isinstance(reply, str):
+            raise UserError(f"server {self._url}", got=f"the answer '{reply}'", expected="actions", do="see its log")
+        commands_HD = cast(dict[str, Chunk], unpack(reply))["actions"].copy()
+        start = 0
+        for part in self._robot.robot.actions:
+            if (rule := part.gripper) is not None:
+                dims = slice(start, start + part.dims)
+                commands_HD[:, dims] = (commands_HD[:, dims] - rule.open) / (rule.closed - rule.open)
+            start += part.dims
+        return commands_HD
+
+    def _refused(self, error: InvalidHandshake) -> UserError:
+        return UserError(
+            f"server {self._url}",
+            got=f"'{error}'",
+            expected="to be let in",
+            do="look at its --clients and --api-key-file",
+        )
+
+    def _lost(self, error: Exception) -> UserError:
+        return UserError(
+            f"server {self._url}",
+            got=f"'{' '.join(str(error).split()) or type(error).__name__}'",
+            expected="a `pi05 serve` that answers",
+            do="start it, or correct the address",
+        )
+
+
+def observation(robot: RobotInterface, sample: Sample, seed: int) -> dict[str, Any]:
+    """What the robot sends where it sees and feels what the sample holds: the inverse of `RobotInterface.request`."""
+    assert sample.state is not None, sample.key
+    values: dict[str, Any] = {PROMPT: sample.task, SEED: seed}
+    for key, view in robot.cameras.items():
+        if view.camera in sample.images:
+            values[key] = decode_jpeg(sample.images[view.camera]).permute(1, 2, 0).numpy()
+    pieces: dict[str, list[Chunk]] = {}
+    start = 0
+    for part in robot.robot.state:
+        numbers, rule = sample.state[start : start + part.dims], part.gripper
+        if rule is not None:
+            numbers = numbers * np.float32(rule.closed - rule.open) + np.float32(rule.open)
+        pieces.setdefault(part.key, []).append(numbers)
+        start += part.dims
+    return values | {key: np.concatenate(parts) for key, parts in pieces.items()}

@@ -1,0 +1,152 @@
+"""`pi05 evaluate --closed-loop`: in a simulator, through the server, side by side; and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from pi05_train.commands import closed_loop as module
+from pi05_train.commands.main import main
+from pi05_train.config.build import enabled_cards
+from pi05_train.config.compose import compose, read_config, to_yaml
+from pi05_train.config.robots import read_robot
+from pi05_train.evaluation.closed_loop import FOLDER, Film, read_closed_loop
+from pi05_train.evaluation.rollouts import run_rollouts
+from pi05_train.report.write import write_report
+from pi05_train.simulation.environments import EVALUATION_TASKS
+from tests.evaluation.pixel_policy import PixelPolicy
+from tests.policy.server.serving import running
+from tests.services.ports import free_ports
+
+SHORT = ["--tasks", "fetch-reach", "--episodes", "2", "--conditions", "seen", "unseen-environment"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run like the demo's second stage."""
+    return made_up_run(tmp_path / "run", "demo_posttrain")
+
+
+def made_up_run(folder: Path, experiment: str) -> Path:
+    paths = [f"run.folder={folder}", "tokenizer.text=unused", "tokenizer.fast=unused", "model.vision.image_size=32"]
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(compose([f"experiment={experiment}", *paths])))
+    (folder / "metrics.jsonl").write_text("")
+    return folder
+
+
+@pytest.fixture
+def policy(run: Path, monkeypatch: pytest.MonkeyPatch) -> PixelPolicy:
+    found = PixelPolicy(enabled_cards(read_config(run / "config.yaml")))
+    monkeypatch.setattr(module, "load_policy", lambda *_, **__: found)
+    monkeypatch.setattr(module, "run_rollouts", partial(run_rollouts, max_steps=7))
+    return found
+
+
+def played(run: Path, *words: str) -> Any:
+    """What the call wrote, without its time."""
+    assert main(["evaluate", str(run), "--closed-loop", *SHORT, *words]) == 0
+    found = read_closed_loop(run)
+    assert found is not None
+    return replace(found, seconds=0.0)
+
+
+def _of(film: Film) -> tuple[str, str, int]:
+    return film.policy, film.condition, film.seed
+
+
+def test_modes_stand_side_by_side_in_terminal_file_films_and_report(
+    run: Path, policy: PixelPolicy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--modes", "hierarchical", "flat", "oracle", "--commands", "high-level", "--worlds", "1"]
+    found = played(run, *words, "--episodes", "1")
+    assert len(found.results) == 3 * 2
+    starts = {(r.policy, r.condition, r.seed) for r in found.results}
+    assert len(starts) == len(found.results)
+    commands = {r.command for r in found.results}
+    assert commands <= set(EVALUATION_TASKS["fetch-reach"].high_level)
+    assert policy.prompts == commands | {f"do {command}" for command in commands} | {"move the gripper to the red ball"}
+    assert {r.environment[-2:] >= "12" for r in found.results if r.condition == "unseen environment"} == {True}
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("hierarchical", "flat", "oracle", "unseen environment", "0/1 0 (0–79)"))
+    assert {film.policy for film in found.films} == {"hierarchical", "flat", "oracle"}
+    for film in found.films:
+        steps = {r.steps for r in found.results if (r.policy, r.condition, r.seed) == _of(film)}
+        with av.open(str(run / FOLDER / film.file)) as video:
+            pictures = list(video.decode(video=0))
+        assert {len(pictures) - 1} == steps
+        assert (pictures[0].width, pictures[0].height) == (512, 256)
+    page = write_report(run).read_text()
+    assert page.count("<video") == len(found.films)
+    assert "Closed loop after run" in page
+    assert not played(run, "--films", "0").films
+    assert not list((run / FOLDER).iterdir())
+
+
+def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, policy: PixelPolicy) -> None:
+    words = ["--films", "0"]
+    one_by_one = played(run, *words, "--worlds", "1")
+    assert set(policy.asked) == {1}
+    assert played(run, *words, "--worlds", "4") == one_by_one
+    assert max(policy.asked) == 4
+    card = enabled_cards(read_config(run / "config.yaml"))["sim_fetch"]
+    serving = running(
+        source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about={"run": "run", "step": None}
+    )
+    with serving as server:
+        through = played(run, *words, "--server", f"ws://127.0.0.1:{server.port}")
+    assert through.results == one_by_one.results
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--tasks", "juggle"], "evaluation task: got 'juggle', expected one of fetch-reach"),
+        (["--tasks", "aloha-transfer"], "task aloha-transfer: got a run without the source sim_aloha"),
+        (["--modes", "psychic"], "--modes: got 'psychic', expected of hierarchical, flat, oracle"),
+        (["--episodes", "0"], "--episodes: got 0, expected at least 1"),
+        (["--execute-steps", "11"], "--execute-steps: got 11, expected at most a chunk, 10"),
+        (["--tasks", "fetch-reach", "--conditions", "unseen-object"], "--conditions: got ['unseen object']"),
+        (["--server", "ws://127.0.0.1:1", "--modes", "oracle"], "--modes: got oracle with --server, expected flat"),
+        (["--server", "ws://127.0.0.1:1"], "--server: got tasks of sim_fetch, sim_metaworld, expected tasks of one"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_before_weights_are_read(
+    run: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), "--closed-loop", *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_run_without_an_expert_and_loop_options_alone_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first_stage = made_up_run(tmp_path / "first", "demo_pretrain")
+    assert main(["evaluate", str(first_stage), "--closed-loop"]) == 2
+    assert "got a run without an action expert, expected a post-trained one" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--films", "2"]) == 2
+    assert "got --films, expected it with --closed-loop" in capsys.readouterr().err
+
+
+def test_servers_that_are_away_or_serve_something_else_are_refused(
+    run: Path, policy: PixelPolicy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cards = enabled_cards(read_config(run / "config.yaml"))
+
+    def refused(port: int) -> str:
+        assert main(["evaluate", str(run), "--closed-loop", *SHORT, "--server", f"ws://127.0.0.1:{port}"]) == 2
+        return capsys.readouterr().err
+
+    assert "expected a `pi05 serve` that answers" in refused(*free_ports(1))
+    with running(source=cards["sim_metaworld"], robot=read_robot("sim_metaworld"), infer=policy.actions) as server:
+        assert ", robot: got 'sim_metaworld', expected 'sim_fetch'; serve this robot's card" in refused(server.port)
+    other = {"run": "run", "step": 7}
+    with running(source=cards["sim_fetch"], robot=read_robot("sim_fetch"), infer=policy.actions, about=other) as server:
+        assert "got {'run': 'run', 'step': 7}, expected {'run': 'run', 'step': None}" in refused(server.port)
+    assert not policy.asked
+    assert read_closed_loop(run) is None

@@ -1,0 +1,43 @@
+"""A policy whose every action hangs on every pixel, word and seed: two runs that agree saw exactly the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from zlib import crc32
+
+import numpy as np
+
+from pi05_train.policy.policy import Chunk
+from pi05_train.processing.images import decode_jpeg
+from pi05_train.samples.card import SourceCard
+from pi05_train.samples.schema import Sample
+
+HORIZON = 10
+
+
+class PixelPolicy:
+    """Noise chosen by all that is seen, around a drift towards the far left."""
+
+    def __init__(self, cards: Mapping[str, SourceCard]) -> None:
+        self.processor = SimpleNamespace(cards=cards)
+        self.asked: list[int] = []
+        self.prompts: set[str] = set()
+        self.batch_samples = 16
+
+    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+        self.asked.append(len(samples))
+        self.prompts |= {sample.subtask or sample.task for sample in samples}
+        return [self._chunk(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
+
+    def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
+        del max_tokens
+        return [f"Bounding boxes:\n\nSubtask: do {sample.task}" for sample in samples]
+
+    def _chunk(self, sample: Sample, seed: int) -> Chunk:
+        assert sample.state is not None
+        pixels = [decode_jpeg(content).contiguous().numpy().tobytes() for content in sample.images.values()]
+        words = (sample.subtask or sample.task).encode()
+        digest = [crc32(part) for part in (*pixels, sample.state.tobytes(), words)]
+        noise = np.random.default_rng([*digest, seed]).normal(0.0, 0.3, (HORIZON, 4)).astype(np.float32)
+        return np.clip(noise + np.array([-0.3, 0.1, 0.0, 0.0], np.float32), -1, 1)
