@@ -27,13 +27,14 @@ from pi05_train.samples.address import source_address
 from pi05_train.samples.card import SourceCard, check_card
 
 
-def simulate(root: str, *, seed: int, workers: int) -> None:
-    """Record the six simulated sources under `root`."""
-    from pi05_train.simulation.settings import SimulationSettings
+def simulate(root: str, *, seed: int, workers: int, times: int = 1) -> None:
+    """Record the six simulated sources under `root`, `times` the demo's amounts."""
+    from pi05_train.simulation.settings import SimulationSettings, enlarged
     from pi05_train.simulation.simulate import simulate as record
 
+    settings = enlarged(SimulationSettings(seed=seed, workers=workers), times)
     with progress_bar("simulating") as report:
-        counts = record(Path(root), settings=SimulationSettings(seed=seed, workers=workers), progress=report)
+        counts = record(Path(root), settings=settings, progress=report)
     table = Table("source", "episodes", "successes", "samples", title=f"recorded in {root}")
     for name, count in counts.items():
         table.add_row(name, str(count.episodes), str(count.successes), str(count.samples))

@@ -155,7 +155,7 @@ Ended = Callable[[Episode, RolloutResult], None]
 
 def plan_trials(
     tasks: Sequence[str],
-    episodes_per_task: int,
+    episodes: int,
     conditions: Sequence[Condition] = ("seen",),
     *,
     high_level: bool = False,
@@ -164,16 +164,16 @@ def plan_trials(
 ) -> list[Trial]:
     """Every task under each of the conditions it has, with seeds `first_seed`, `first_seed + 1`, ...
 
-    One seed places objects alike under all conditions. `high_level`: commands that name no subtask, in turn.
-    `trained_rooms(source)` are the seen ones; None: all that are recorded.
+    One seed places objects alike under all conditions and commands. `high_level`: each of the task's commands that name
+    no subtask. `trained_rooms(source)` are the seen ones; None: all that are recorded.
     """
     trials = []
     for task in map(known_task, tasks):
+        rooms = {} if trained_rooms is None else {"trained": trained_rooms(task.source)}
         for condition in [condition for condition in conditions if condition in task.conditions]:
-            for seed in range(first_seed, first_seed + episodes_per_task):
-                rooms = {} if trained_rooms is None else {"trained": trained_rooms(task.source)}
-                command = task.high_level[seed % len(task.high_level)] if high_level else ""
-                trials.append(Trial(task.name, seed, condition, room_for(condition, seed, **rooms), command))
+            for command in task.high_level if high_level else ("",):
+                for seed in range(first_seed, first_seed + episodes):
+                    trials.append(Trial(task.name, seed, condition, room_for(condition, seed, **rooms), command))
     return trials
 
 

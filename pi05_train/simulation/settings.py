@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from pi05_train.errors import UserError
 
@@ -26,6 +26,12 @@ class SimulationSettings:
     samples_per_shard: int = 500
     workers: int = 2
     """Processes; 1 runs everything in the calling process."""
+
+
+def enlarged(settings: SimulationSettings, times: int) -> SimulationSettings:
+    """So many times the episodes and pictures."""
+    amounts = ("fetch_episodes", "metaworld_episodes", "aloha_episodes", "web_samples")
+    return replace(settings, **{name: times * getattr(settings, name) for name in amounts})
 
 
 def check_settings(settings: SimulationSettings) -> None:

@@ -161,13 +161,13 @@ def test_unknown_tasks_are_refused_before_anything_runs() -> None:
 def test_conditions_change_the_room_and_nothing_else_of_a_start() -> None:
     trials = plan_trials(["a", "b"], 3, CONDITIONS, high_level=True)
     by_condition = {c: [t for t in trials if t.condition == c] for c in CONDITIONS}
-    assert [len(by_condition[c]) for c in CONDITIONS] == [6, 6, 3]
+    assert [len(by_condition[c]) for c in CONDITIONS] == [12, 12, 6]
     seen, elsewhere = by_condition["seen"], by_condition["unseen environment"]
     assert [(t.task, t.seed, t.command) for t in seen] == [(t.task, t.seed, t.command) for t in elsewhere]
     assert {t.room for t in seen} <= set(ROOMS)
     assert {t.room for t in elsewhere} <= set(UNSEEN_ROOMS)
     assert {t.room.object_name for t in elsewhere} <= set(PALETTE)
-    for trial, other in zip(by_condition["unseen object"], seen[3:], strict=True):
+    for trial, other in zip(by_condition["unseen object"], seen[6:], strict=True):
         assert trial.room.object_name in UNSEEN_PALETTE
         assert replace(trial.room, object_name=other.room.object_name) == other.room
 
@@ -182,7 +182,7 @@ def test_the_robot_is_told_the_trials_command() -> None:
     assert told == ["pass", "pass"]
     trials = plan_trials(["a"], 2, high_level=True)
     told = [r.command for r in run_rollouts(ZeroActions(), trials, policy="", image_size=64, max_steps=2)]
-    assert told == ["go far", "leave"]
+    assert told == ["go far", "go far", "leave", "leave"]
 
 
 def test_summaries_count_per_source_and_per_task() -> None:

@@ -13,7 +13,7 @@ from pi05_train.errors import UserError
 from pi05_train.simulation.environments import EVALUATION_TASKS, make_robot
 from pi05_train.simulation.fetch import Fetch
 from pi05_train.simulation.metaworld import MetaWorld
-from pi05_train.simulation.rooms import ROOMS
+from pi05_train.simulation.rooms import CONDITIONS, ROOMS, UNSEEN_PALETTE, room_for, room_name
 
 SIZE = 48
 
@@ -77,9 +77,23 @@ def test_seeds_visit_every_room(robot: Fetch | MetaWorld) -> None:
     assert len(rooms) == 12
 
 
+@pytest.mark.parametrize("task", ["fetch-push", "aloha-transfer"])
+def test_unseen_rooms_and_objects_look_and_are_called_otherwise(task: str) -> None:
+    robot = make_robot(task, SIZE)
+    samples = {condition: robot.reset(4, room_for(condition, 4)) for condition in CONDITIONS}
+    robot.close()
+    assert len({sample.images["base_0_rgb"] for sample in samples.values()}) == 3
+    assert len({sample.state.tobytes() for sample in samples.values() if sample.state is not None}) == 1
+    assert samples["unseen object"].environment_id == samples["seen"].environment_id
+    assert samples["unseen environment"].environment_id not in {room_name(robot.spec.source, room) for room in ROOMS}
+    assert any(colour in samples["unseen object"].task for colour in UNSEEN_PALETTE)
+    assert not any(colour in samples["unseen environment"].task for colour in UNSEEN_PALETTE)
+
+
 def test_every_evaluation_task_names_a_source_and_a_limit() -> None:
     assert sum(task.source == "sim_fetch" for task in EVALUATION_TASKS.values()) == 3
     assert sum(task.source == "sim_metaworld" for task in EVALUATION_TASKS.values()) >= 10
+    assert sum(task.source == "sim_aloha" for task in EVALUATION_TASKS.values()) == 2
     assert all(task.max_steps > 0 and task.rate_hz > 0 for task in EVALUATION_TASKS.values())
 
 

@@ -15,6 +15,7 @@ def add_data(data: argparse.ArgumentParser) -> None:
     simulate.add_argument("root", help="folder that gets one sub-folder per source")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--workers", type=int, default=2, help="processes; never changes the result")
+    simulate.add_argument("--times", type=int, default=1, help="so many times the demo's amounts (default: 1)")
     simulate.set_defaults(verb=_simulate)
     _add_convert(verbs.add_parser("convert", help="a data set of another format to shards, card and statistics"))
     index = verbs.add_parser("index", help="index the shards of a source and compute its statistics")
@@ -87,7 +88,7 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
 def _simulate(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.data import simulate
 
-    simulate(arguments.root, seed=arguments.seed, workers=arguments.workers)
+    simulate(arguments.root, seed=arguments.seed, workers=arguments.workers, times=arguments.times)
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     loop.add_argument(
         "--conditions", nargs="+", choices=("seen", "unseen-environment", "unseen-object"), help="default: all three"
     )
-    loop.add_argument("--episodes", type=int, help="of each task, mode and condition (default: 10)")
+    loop.add_argument("--episodes", type=int, help="of each task, command, condition and mode (default: 10)")
     loop.add_argument("--execute-steps", type=int, help="control steps between two looks (default: 5)")
     loop.add_argument("--worlds", type=int, help="played side by side; changes no result (default: 8)")
     loop.add_argument("--films", type=int, help="of each mode, task and outcome (default: 1)")

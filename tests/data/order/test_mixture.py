@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.sources.index import FAILED, HELDOUT
+from pi05_train.data.sources.rows import environments
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import (
@@ -72,9 +72,7 @@ def test_more_environments_keep_the_former_ones(synthetic_world: World) -> None:
     kept: list[set[str]] = []
     for count in (1, 2, 4):
         mixture = Mixture.open(config(synthetic_world, environments=count), synthetic_world[0])
-        table = pq.read_table(mixture.indexes["toy_arm"].folder / "index.parquet")
-        rooms = table["environment_id"].to_numpy()[np.asarray(mixture.rows["toy_arm"])]
-        kept.append(set(rooms))
+        kept.append(environments(mixture.indexes["toy_arm"], mixture.rows["toy_arm"]))
         assert len(kept[-1]) == count
     assert kept[0] < kept[1] < kept[2]
 
