@@ -20,7 +20,7 @@ from pi05_train.config.schema import Config
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.sources.rows import environments
 from pi05_train.errors import UserError
-from pi05_train.evaluation.closed_loop import FOLDER, ClosedLoop, Film, write_closed_loop
+from pi05_train.evaluation.closed_loop import FILE, FOLDER, ClosedLoop, Film, write_closed_loop
 from pi05_train.evaluation.drivers import Chunks, Plan, plan_of, plan_of_levels
 from pi05_train.evaluation.evaluate import told
 from pi05_train.evaluation.films import chosen, make_film
@@ -121,7 +121,8 @@ def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
 def _films(
     folder: Path, trials: Sequence[Trial], results: Sequence[RolloutResult], tape: Tape, per_outcome: int
 ) -> Iterator[Film]:
-    """Films of some episodes, in place of those of an earlier call."""
+    """Films of some episodes, in place of those of an earlier call: what names those goes first."""
+    (folder.parent / FILE).unlink(missing_ok=True)
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.mp4"):
         old.unlink()

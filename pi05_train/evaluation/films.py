@@ -16,10 +16,10 @@ from pi05_train.evaluation.results import RolloutResult
 from pi05_train.evaluation.rollouts import Action, Trial
 from pi05_train.simulation.environments import make_robot
 
-SIDE = 256
+SIDE = 192
 """Pixels of one camera's square picture."""
-QUALITY = "23"
-"""x264's constant rate factor."""
+QUALITY = "28"
+"""x264's constant rate factor; a page holds dozens of films, so they are small."""
 
 
 def chosen(results: Sequence[RolloutResult], per_outcome: int) -> list[int]:

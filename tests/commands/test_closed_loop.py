@@ -16,6 +16,7 @@ from pi05_train.config.build import enabled_cards
 from pi05_train.config.compose import compose, read_config, to_yaml
 from pi05_train.config.robots import read_robot
 from pi05_train.evaluation.closed_loop import FOLDER, Film, read_closed_loop
+from pi05_train.evaluation.films import SIDE
 from pi05_train.evaluation.rollouts import run_rollouts
 from pi05_train.report.write import write_report
 from pi05_train.simulation.environments import EVALUATION_TASKS
@@ -63,7 +64,7 @@ def _of(film: Film) -> tuple[str, str, int]:
 def test_modes_stand_side_by_side_in_terminal_file_films_and_report(
     run: Path, policy: PixelPolicy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--modes", "hierarchical", "flat", "oracle", "--commands", "high-level", "--worlds", "1"]
+    words = ["--modes", "hierarchical", "flat", "oracle", "flat", "--commands", "high-level", "--worlds", "1"]
     found = played(run, *words, "--episodes", "1", "--conditions", "unseen-environment")
     assert len(found.results) == 3 * 3
     starts = {(r.policy, r.command, r.seed) for r in found.results}
@@ -71,6 +72,7 @@ def test_modes_stand_side_by_side_in_terminal_file_films_and_report(
     commands = {r.command for r in found.results}
     assert commands == set(EVALUATION_TASKS["fetch-reach"].high_level)
     assert policy.prompts == commands | {f"do {command}" for command in commands} | {"move the gripper to the red ball"}
+    assert policy.questions == 3  # one per episode: a second has not passed
     assert {r.environment[-2:] >= "12" for r in found.results} == {True}
     said = capsys.readouterr().out
     assert all(word in said for word in ("hierarchical", "flat", "oracle", "unseen environment", "0/1 0 (0–79)"))
@@ -80,7 +82,7 @@ def test_modes_stand_side_by_side_in_terminal_file_films_and_report(
         with av.open(str(run / FOLDER / film.file)) as video:
             pictures = list(video.decode(video=0))
         assert {len(pictures) - 1} == steps
-        assert (pictures[0].width, pictures[0].height) == (512, 256)
+        assert (pictures[0].width, pictures[0].height) == (2 * SIDE, SIDE)
     page = write_report(run).read_text()
     assert page.count("<video") == len(found.films)
     assert "Closed loop after run" in page

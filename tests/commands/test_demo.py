@@ -65,3 +65,8 @@ def test_the_demo_beats_its_baselines_on_every_source(tmp_path: Path) -> None:
     for row in judged:
         assert row["value"] < min(row["untrained"], row["constant"]), row
     assert (tmp_path / "demo" / "report.html").is_file()
+    loop = ["--closed-loop", "--tasks", "fetch-reach", "metaworld-reach", "--episodes", "1", "--commands", "high-level"]
+    assert (
+        main(["evaluate", str(tmp_path / "demo" / "posttrain"), *loop, "--modes", "hierarchical", "flat", "oracle"])
+        == 0
+    )

@@ -22,6 +22,7 @@ class PixelPolicy:
     def __init__(self, cards: Mapping[str, SourceCard]) -> None:
         self.processor = SimpleNamespace(cards=cards)
         self.asked: list[int] = []
+        self.questions = 0
         self.prompts: set[str] = set()
         self.batch_samples = 16
 
@@ -32,6 +33,7 @@ class PixelPolicy:
 
     def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
         del max_tokens
+        self.questions += len(samples)
         return [f"Bounding boxes:\n\nSubtask: do {sample.task}" for sample in samples]
 
     def _chunk(self, sample: Sample, seed: int) -> Chunk:

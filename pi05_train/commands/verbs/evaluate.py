@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pi05_train.errors import UserError
 
@@ -41,7 +42,7 @@ LOOP = (
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     ema = arguments.weights == "ema"
-    given = {name: value for name in LOOP if (value := getattr(arguments, name)) is not None}
+    given = {name: _once(value) for name in LOOP if (value := getattr(arguments, name)) is not None}
     if arguments.closed_loop:
         from pi05_train.commands.closed_loop import LoopOptions, closed_loop
 
@@ -53,3 +54,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from pi05_train.commands.evaluate import evaluate
 
     evaluate(arguments.runs, ema=ema)
+
+
+def _once(value: Any) -> Any:
+    """A name said twice counts once."""
+    return tuple(dict.fromkeys(value)) if isinstance(value, list) else value
