@@ -135,39 +135,56 @@ def _trials(run: Path, config: Config, options: LoopOptions) -> list[Trial]:
     """What is played; refuses what this run cannot play."""
     if not config.stage.objective.expert:
         raise UserError(
-            f"closed loop of {run}", got="a run without an action expert", expected="a post-trained one",
+            f"closed loop of {run}",
+            got="a run without an action expert",
+            expected="a post-trained one",
             do="post-train it",
-        )  # fmt: skip
+        )
+    if options.execute_steps > config.model.action_horizon:
+        raise UserError(
+            "--execute-steps",
+            got=options.execute_steps,
+            expected=f"at most a chunk, {config.model.action_horizon}",
+            do="lower it",
+        )
+    conditions = [condition for condition in CONDITIONS if condition.replace(" ", "-") in options.conditions]
+    rooms, high_level = _trained_rooms(config), options.commands == "high-level"
+    trials = plan_trials(
+        _tasks(run, config, options), options.episodes, conditions, high_level=high_level, trained_rooms=rooms
+    )
+    if not trials:
+        raise UserError("--conditions", got=conditions, expected="one that the tasks have", do="name another")
+    return trials
+
+
+def _tasks(run: Path, config: Config, options: LoopOptions) -> Sequence[str]:
+    """Names of tasks that the run has learnt, and that can be played so."""
     sources = {name for name, card in enabled_cards(config).items() if card.has_actions}
     learnt = [name for name, task in EVALUATION_TASKS.items() if task.source in sources]
     for task in map(known_task, options.tasks):
         if task.name not in learnt:
             raise UserError(
-                f"closed loop of {run}, task {task.name}", got=f"a run without the source {task.source}",
-                expected=f"one of {sorted(sources)}", do="name another task or run",
-            )  # fmt: skip
+                f"closed loop of {run}, task {task.name}",
+                got=f"a run without the source {task.source}",
+                expected=f"one of {sorted(sources)}",
+                do="name another task or run",
+            )
         if options.needs_subtasks and not task.high_level:
             raise UserError(
-                f"task {task.name}", got="high-level commands or the oracle", expected="a task with subtasks",
+                f"task {task.name}",
+                got="high-level commands or the oracle",
+                expected="a task with subtasks",
                 do="leave it out",
-            )  # fmt: skip
+            )
     tasks = options.tasks or [t for t in learnt if EVALUATION_TASKS[t].high_level or not options.needs_subtasks]
     if not tasks:
         raise UserError(
-            f"closed loop of {run}", got=f"the sources {sorted(sources)}", expected="one of a simulator",
+            f"closed loop of {run}",
+            got=f"the sources {sorted(sources)}",
+            expected="one of a simulator",
             do="name another run",
-        )  # fmt: skip
-    if options.execute_steps > config.model.action_horizon:
-        raise UserError(
-            "--execute-steps", got=options.execute_steps, expected=f"at most a chunk, {config.model.action_horizon}",
-            do="lower it",
-        )  # fmt: skip
-    conditions = [condition for condition in CONDITIONS if condition.replace(" ", "-") in options.conditions]
-    rooms, high_level = _trained_rooms(config), options.commands == "high-level"
-    trials = plan_trials(tasks, options.episodes, conditions, high_level=high_level, trained_rooms=rooms)
-    if not trials:
-        raise UserError("--conditions", got=conditions, expected="one that the tasks have", do="name another")
-    return trials
+        )
+    return tasks
 
 
 def _trained_rooms(config: Config) -> Callable[[str], Sequence[Room]] | None:
