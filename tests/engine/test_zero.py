@@ -1,4 +1,4 @@
-"""The ZeRO engines: two ranks of DeepSpeed's train as one process of ours does, and take over each other's runs."""
+"""The ZeRO engines: ranks of DeepSpeed's train as one process of ours does, and take over each other's runs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.engine.launched import run_ranks
 from tests.engine.ranks import Case, make_engine, outcome, resumed, train_step
 from tests.engine.test_pytorch import flat
 from tests.engine.tiny import CPU_FP32
-from tests.engine.zero_ranks import CASES, MOVES, move_name
+from tests.engine.zero_ranks import CASES, MOVES, RANKS, move_name
 
 ADAPTED = Case(CPU_FP32, adapted=True)
 
 
 def parts(kinds: dict[str, list[Any]]) -> list[Any]:
-    """Parameters (part, one of its kinds); the matrix takes a minute and is run on request."""
-    slow = {"thin": (), "matrix": (pytest.mark.slow,)}
+    """Parameters (part, one of its kinds); what takes minutes is run on request."""
+    slow = {"thin": (), "matrix": (pytest.mark.slow,), "four": (pytest.mark.slow,)}
     return [
         pytest.param(part, kind, marks=slow[part], id=f"{part} {kind.name}")
         for part, of in kinds.items()
@@ -38,15 +38,15 @@ def parts(kinds: dict[str, list[Any]]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Where two ranks left what they did of a part; they start once for all its cases."""
+    """Where ranks left what they did of a part; they start once for all its cases."""
 
     @cache
     def left(part: str) -> Path:
         folder = tmp_path_factory.mktemp(part)
         save(folder / "single", 1, after(1).state(), {})
-        ended = run_ranks(2, "-m", "tests.engine.zero_ranks", str(folder), part)
-        assert [process.returncode for process in ended] == [0, 0], "\n".join(p.stderr for p in ended)
-        assert [process.stdout + process.stderr for process in ended] == ["", ""], "DeepSpeed talks"
+        ended = run_ranks(RANKS[part], "-m", "tests.engine.zero_ranks", str(folder), part)
+        assert [process.returncode for process in ended] == [0] * RANKS[part], "\n".join(p.stderr for p in ended)
+        assert [process.stdout + process.stderr for process in ended] == [""] * RANKS[part], "DeepSpeed talks"
         return folder
 
     return left

@@ -1,4 +1,4 @@
-"""What two ranks do with the ZeRO engines: `python -m tests.engine.zero_ranks FOLDER PART`, as a launcher starts it.
+"""What ranks do with the ZeRO engines: `python -m tests.engine.zero_ranks FOLDER PART`, as a launcher starts it.
 
 The first rank writes what came of each case of the part to FOLDER/found.pt.
 """
@@ -17,7 +17,7 @@ from pi05_train.config.run_parts import EngineConfig
 from pi05_train.engine import zero
 from pi05_train.engine.world import World, open_world
 from pi05_train.errors import UserError
-from tests.engine.ranks import FSDP2, STEPS, Case, make_engine, outcome, resumed, train_step
+from tests.engine.ranks import DDP, FSDP2, STEPS, Case, make_engine, outcome, resumed, train_step
 from tests.engine.tiny import CPU_FP32, tiny_batch
 
 ZERO = [replace(CPU_FP32, name=f"zero{stage}") for stage in (1, 2, 3)]
@@ -35,8 +35,10 @@ MATRIX = [
     *(Case(replace(engine, precision="bf16")) for engine in ZERO),
     *(Case(engine) for engine in HOSTED),
 ]
-CASES = {"thin": THIN, "matrix": MATRIX}
-MOVES = {"thin": [ZERO[1]], "matrix": [*ZERO, HOSTED[2]]}
+FOUR = [Case(engine, accumulate=accumulate) for engine in (DDP, FSDP2, *ZERO) for accumulate in (False, True)]
+CASES = {"thin": THIN, "matrix": MATRIX, "four": FOUR}
+RANKS = {"thin": 2, "matrix": 2, "four": 4}
+MOVES = {"thin": [ZERO[1]], "matrix": [*ZERO, HOSTED[2]], "four": []}
 """Engines that go on from a checkpoint."""
 
 
@@ -73,7 +75,7 @@ def main(folder: Path, part: str) -> None:
     zero.WHOLE_BELOW = 100  # zero3 would cut nothing of a network this small
     found = {"loaded early": "deepspeed" in sys.modules}
     with open_world() as world:
-        found |= {case.name: outcome(case, world, STEPS if part == "matrix" else 5) for case in CASES[part]}
+        found |= {case.name: outcome(case, world, 5 if part == "thin" else STEPS) for case in CASES[part]}
         for engine in MOVES[part]:
             hand_over(folder, Case(engine, adapted=True), world)
         found["refusals"] = world.gather(refusal(world))
