@@ -215,18 +215,21 @@ def test_an_engine_for_several_needs_a_launcher() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "backend"),
     [
-        {"activation_checkpointing": "selective"},
-        {"activation_checkpointing": "full"},
-        pytest.param({"compile": True}, marks=pytest.mark.slow),
-        {"compile": True, "activation_checkpointing": "full"},
+        ({"activation_checkpointing": "selective"}, None),
+        ({"activation_checkpointing": "full"}, None),
+        ({"compile": True}, "eager"),
+        pytest.param({"compile": True}, "aot_eager", marks=pytest.mark.slow),
+        pytest.param({"compile": True, "activation_checkpointing": "full"}, "aot_eager", marks=pytest.mark.slow),
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_memory_and_speed_leave_the_numbers(change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_speed_leave_the_numbers(
+    change: dict[str, Any], backend: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Compiled graphs run here without their code generator, which would take minutes."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     plain, changed = tiny_engine(), tiny_engine(engine=replace(CPU_FP32, **change))
     for engine in (plain, changed):
         for _ in range(3):
