@@ -102,18 +102,23 @@ class _Run:
     ) -> Tensor:
         """The chunks [B, rows, W] after a layer."""
         normed, gate = _norm(block.attention_norm, x, attention)
-        k, v = self.memory[index]
-        kv_heads = k.shape[1]
+        kv_heads = self.memory[index][0].shape[1]
         heads = torch.unflatten(self.projections[index](normed), -1, (-1, block.head_dim))
         rotated = self.rotation(heads[..., :-kv_heads, :])
         q, own_k, own_v = rotated[..., :-kv_heads, :], rotated[..., -kv_heads:, :], heads[..., -kv_heads:, :]
-        k.index_copy_(0, self.plan.own_rows_M, own_k.flatten(0, 1))
-        v.index_copy_(0, self.plan.own_rows_M, own_v.flatten(0, 1))
+        k, v = self._keys_values(index, own_k.flatten(0, 1), own_v.flatten(0, 1))
         attended = attend_in_order(_fold(q, kv_heads), k, v, self.plan.call)
         x = _residual(x, block.o_proj(_unfold(attended, x.shape[:2])), gate)
         normed, gate = _norm(block.mlp_norm, x, mlp)
         hidden = functional.gelu(block.gate_proj(normed), approximate="tanh") * block.up_proj(normed)
         return _residual(x, block.down_proj(hidden), gate)
+
+    def _keys_values(self, index: int, own_k: Tensor, own_v: Tensor) -> KeysValues:
+        """What the chunks see in a layer. For gradients it is a copy: they need every step's own."""
+        (k, v), rows = self.memory[index], self.plan.own_rows_M
+        if torch.is_grad_enabled():
+            return k.index_copy(0, rows, own_k), v.index_copy(0, rows, own_v)
+        return k.index_copy_(0, rows, own_k), v.index_copy_(0, rows, own_v)
 
 
 def _joined(layers: Sequence[nn.Module]) -> Projection:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
 from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.execution import Remainder
+from pi05_train.policy.guidance import Guidance, soft_weights
 from pi05_train.policy.rules import AnswerRules
 from pi05_train.policy.sampler import Sampler
 from pi05_train.policy.writing import write_best, write_most_likely
@@ -71,15 +73,26 @@ class Policy:
         """Whether continuous actions can be sampled."""
         return self.model.action is not None
 
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+    def actions(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None] | None = None
+    ) -> list[Chunk]:
         """A chunk [H, the source's action_dim] per sample, in physical units.
 
         From the flow expert, where `seeds` choose the noise; a network without one writes FAST tokens, greedily.
+        Samples with a remainder get a chunk that goes on with it (real-time chunking) and begins with the steps that
+        cannot be changed any more.
         """
+        told = [None] * len(samples) if remainders is None else remainders
         if not self.has_expert:
-            chunks = self.fast_actions(samples, max_tokens=MOST_FAST_TOKENS)
-            return [_decodable(chunk, sample) for chunk, sample in zip(chunks, samples, strict=True)]
-        return [self._physical(c, s) for c, s in zip(self.normalised_actions(samples, seeds), samples, strict=True)]
+            _refuse_remainders(told)
+            written = self.fast_actions(samples, max_tokens=MOST_FAST_TOKENS)
+            return [_decodable(chunk, sample) for chunk, sample in zip(written, samples, strict=True)]
+        normalised = self.normalised_actions(samples, seeds, told)
+        chunks = [self._physical(c, s) for c, s in zip(normalised, samples, strict=True)]
+        for chunk, rest in zip(chunks, told, strict=True):
+            if rest is not None:
+                chunk[: rest.delay_steps] = rest.actions_RD[: rest.delay_steps]
+        return chunks
 
     def fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
         """Like `actions`, from greedily written FAST tokens; None where they are no chunk."""
@@ -111,15 +124,24 @@ class Policy:
             )
         return self._decoded(answers)
 
-    def normalised_actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+    def normalised_actions(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None] | None = None
+    ) -> list[Chunk]:
         """Chunks [H, D] in the network's units, padded dimensions included."""
-        chunks: list[Chunk] = []
-        for start, batch in self._batches(samples, self.batch_samples):
-            some = slice(start, start + batch.num_segments)
-            noise_BHD, dims_BD = self._noise(seeds[some]), self._flow_dims(samples[some])
-            x_BHD = self.sampler.actions(batch, noise_BHD, dims_BD)
-            chunks += list(x_BHD.float().cpu().numpy())
-        return chunks
+        told = [None] * len(samples) if remainders is None else remainders
+        chunks: dict[int, Chunk] = {}
+        for guided in (False, True):
+            group = [i for i, rest in enumerate(told) if (rest is not None) == guided]
+            for start, batch in self._batches([samples[i] for i in group], self.batch_samples):
+                some = group[start : start + batch.num_segments]
+                noise_BHD, dims_BD = self._noise([seeds[i] for i in some]), self._flow_dims([samples[i] for i in some])
+                if guided:
+                    guidance = self._guidance([(samples[i], told[i]) for i in some], dims_BD)
+                    x_BHD = self.sampler.guided_actions(batch, noise_BHD, dims_BD, guidance)
+                else:
+                    x_BHD = self.sampler.actions(batch, noise_BHD, dims_BD)
+                chunks |= zip(some, x_BHD.float().cpu().numpy(), strict=True)
+        return [chunks[i] for i in range(len(samples))]
 
     def normalised_fast_actions(self, samples: Sequence[Sample], *, max_tokens: int) -> list[Chunk | None]:
         """Chunks [H, D] in the network's units from FAST tokens; None where undecodable."""
@@ -159,6 +181,21 @@ class Policy:
         dims_B = torch.tensor([self.processor.flow_dims(sample.source) for sample in samples])
         return (torch.arange(self.model.config.action_dim) < dims_B[:, None]).to(self.device)
 
+    def _guidance(self, going_on: Sequence[tuple[Sample, Remainder | None]], dims_BD: torch.Tensor) -> Guidance:
+        """Former chunks relative to the new states, in the network's units."""
+        horizon = self.model.config.action_horizon
+        actions_BHD = torch.zeros(len(going_on), horizon, self.model.config.action_dim)
+        weights_BH = torch.zeros(len(going_on), horizon)
+        for row, (sample, rest) in enumerate(going_on):
+            assert rest is not None
+            left = len(rest.actions_RD)
+            _check_remainder(left, rest.delay_steps, horizon)
+            network_RD = self.processor.network_actions(rest.actions_RD, sample.source, sample.state)
+            actions_BHD[row, :left] = torch.from_numpy(network_RD)
+            weights_BH[row] = soft_weights(horizon, left, rest.delay_steps)
+        weights_BHD = weights_BH[..., None].to(self.device) * dims_BD[:, None]
+        return Guidance(actions_BHD.to(self.device), weights_BHD, limit=self.euler_steps)
+
     def _physical(self, chunk_HD: Chunk, sample: Sample) -> Chunk:
         assert sample.state is not None, sample.key
         physical: Chunk = self.processor.physical_actions(chunk_HD, sample.source, sample.state).astype(np.float32)
@@ -178,6 +215,26 @@ def _decodable(chunk: Chunk | None, sample: Sample) -> Chunk:
             do="observe again, or use weights trained further",
         )
     return chunk
+
+
+def _check_remainder(left: int, delay_steps: int, horizon: int) -> None:
+    if not 0 <= delay_steps <= left <= horizon or left == 0:
+        raise UserError(
+            "remainder",
+            got=f"{left} steps, {delay_steps} of them executed until the answer",
+            expected=f"1 to {horizon} steps (the action horizon), of which 0 to all are executed",
+            do="send what is left of the latest chunk",
+        )
+
+
+def _refuse_remainders(told: Sequence[Remainder | None]) -> None:
+    if any(rest is not None for rest in told):
+        raise UserError(
+            "remainder",
+            got="what is left of a chunk, for a network without an action expert",
+            expected="nothing: FAST tokens cannot go on with a chunk",
+            do="leave it out",
+        )
 
 
 def pack_without_draws(examples: Sequence[Example], model: Pi05) -> Batch:

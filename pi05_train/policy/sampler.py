@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pi05_train.model.batch import Batch
-from pi05_train.model.denoising import Denoiser
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.graphs import Recorded
+from pi05_train.policy.guidance import Flow, Guidance, GuidedFlow
 from pi05_train.policy.inputs import Inputs, make_inputs, make_shaped_inputs
 
 
@@ -41,6 +41,12 @@ class Sampler:
             return self._run(make_inputs(*parts))
         return self.recorded(make_shaped_inputs(*parts))
 
+    @torch.no_grad()  # and not inference_mode: gradients go through what the prefix left
+    def guided_actions(self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor, guidance: Guidance) -> Tensor:
+        """Chunks [B, H, D] that go on with former ones. Never from a CUDA graph: every step has a backward pass."""
+        times_T = _velocity_times(self.steps, noise_BHD.device)
+        return self._run(make_inputs(self.model, batch, noise_BHD, dims_BD, times_T), guidance)
+
     @torch.inference_mode()
     def path(
         self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor | None = None
@@ -53,17 +59,19 @@ class Sampler:
         for time, (x_BHD, velocity_BHD) in zip(flow_times(self.steps), steps, strict=True):
             yield time, x_BHD, velocity_BHD
 
-    def _run(self, inputs: Inputs) -> Tensor:
+    def _run(self, inputs: Inputs, guidance: Guidance | None = None) -> Tensor:
         """No host reads anything here, so that it can be recorded."""
         model = self.model
         x_NW = model.join(model.vision(inputs.images_ICHW), inputs.image_rows_V, inputs.token_ids_N)
         _, memory = model.read_prefix(x_NW, inputs.prefix)
-        denoiser = model.planned_denoiser(memory, inputs.states_BD, inputs.times_T, inputs.denoising)
-        *_, (x_BHD, _) = euler(denoiser, inputs.noise_BHD, inputs.dims_BD, self.steps)
+        flow: Flow = model.planned_denoiser(memory, inputs.states_BD, inputs.times_T, inputs.denoising)
+        if guidance is not None:
+            flow = GuidedFlow(flow, guidance, flow_times(self.steps)[:-1])
+        *_, (x_BHD, _) = euler(flow, inputs.noise_BHD, inputs.dims_BD, self.steps)
         return x_BHD
 
 
-def euler(denoiser: Denoiser, noise_BHD: Tensor, dims_BD: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+def euler(flow: Flow, noise_BHD: Tensor, dims_BD: Tensor, steps: int) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield x_t from the noise to the actions, each with the velocity that led there: Euler's rule with dt = -1/steps.
 
     Source: openpi src/openpi/models/pi0.py, sample_actions.
@@ -71,7 +79,7 @@ def euler(denoiser: Denoiser, noise_BHD: Tensor, dims_BD: Tensor, steps: int) ->
     x_BHD = noise_BHD * dims_BD[:, None]
     yield x_BHD, None
     for step in range(steps):
-        velocity_BHD = denoiser.velocity(x_BHD, step).to(x_BHD.dtype) * dims_BD[:, None]
+        velocity_BHD = flow.velocity(x_BHD, step).to(x_BHD.dtype) * dims_BD[:, None]
         x_BHD = x_BHD - velocity_BHD / steps
         yield x_BHD, velocity_BHD
 

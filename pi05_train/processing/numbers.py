@@ -35,16 +35,29 @@ def normalised_chunk(
             expected=f"at least the model's action_horizon {model.action_horizon}",
             do="record longer chunks or shorten the horizon",
         )
-    actions = actions[: model.action_horizon]
-    if any(card.delta_mask):
-        actions = to_delta(actions, checked(sample.state, card.state_dim, where, "state"), card.delta_mask)
-    chunk = np.zeros((model.action_horizon, model.action_dim), dtype=np.float32)
-    chunk[:, : card.action_dim] = normalise(actions, stats, kind)
+    chunk = network_actions(actions[: model.action_horizon], sample.state, where, card, stats, model, kind)
     mask = np.zeros(chunk.shape, dtype=np.bool_)
     mask[:, : card.action_dim] = True
     if sample.action_valid is not None:
         mask &= sample.action_valid[: model.action_horizon, None]
     return chunk, mask
+
+
+def network_actions(
+    actions_ND: Floats,
+    state: Floats | None,
+    where: str,
+    card: SourceCard,
+    stats: NormStats,
+    model: ModelConfig,
+    kind: str,
+) -> NDArray[np.float32]:
+    """Any number of steps [N, D], relative to the state where the card says so, zero padded."""
+    if any(card.delta_mask):
+        actions_ND = to_delta(actions_ND, checked(state, card.state_dim, where, "state"), card.delta_mask)
+    padded = np.zeros((len(actions_ND), model.action_dim), dtype=np.float32)
+    padded[:, : card.action_dim] = normalise(actions_ND, stats, kind)
+    return padded
 
 
 def checked(values: Floats | None, dims: int, where: str, name: str) -> Floats:

@@ -22,7 +22,7 @@ from pi05_train.processing.example import Example
 from pi05_train.processing.images import IN_PLACE, BoxTransform, decode_jpeg, resize_with_pad
 from pi05_train.processing.limit import TokenLimit, TokenSequence
 from pi05_train.processing.normalisation import NormStats, to_absolute, unnormalise
-from pi05_train.processing.numbers import checked, normalised_chunk, normalised_state
+from pi05_train.processing.numbers import checked, network_actions, normalised_chunk, normalised_state
 from pi05_train.processing.sequence import build_prompt, build_sequence, parse_actions
 from pi05_train.processing.templates import Templates
 from pi05_train.samples.card import SourceCard
@@ -150,6 +150,12 @@ class Processor:
         if any(card.delta_mask):
             actions = to_absolute(actions, checked(state, card.state_dim, source, "state"), card.delta_mask)
         return actions.astype(np.float32)
+
+    def network_actions(self, actions_ND: Floats, source: str, state: Floats | None) -> NDArray[np.float32]:
+        """The inverse of `physical_actions` for any number of steps: [N, D], relative to this state, zero padded."""
+        card, stats = self._card(source), self._statistics(source, "actions")
+        actions = checked(actions_ND, card.action_dim, source, "actions")
+        return network_actions(actions, state, source, card, stats, self.model, self.normalisation)
 
     def normalised_actions(self, ids: Sequence[int], source: str) -> NDArray[np.float64] | None:
         """The chunk [H, D] in the network's units behind generated ids; None where they are no chunk."""
