@@ -6,7 +6,7 @@ guessed, converted or left out. Shape letters: H steps, D the robot's action dim
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -14,8 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
+from pi05_train.policy.execution import Remainder
 from pi05_train.samples.card import SourceCard
-from pi05_train.samples.robot_card import PROMPT, SEED, ActionPart, Gripper, RobotCard, StatePart, check_agreement
+from pi05_train.samples.robot_card import (
+    DELAY,
+    PROMPT,
+    REMAINDER,
+    SEED,
+    ActionPart,
+    Gripper,
+    RobotCard,
+    StatePart,
+    check_agreement,
+)
 from pi05_train.samples.schema import CAMERAS, Kind, Sample
 
 SIDES = (16, 4096)
@@ -26,7 +37,7 @@ DEEPEST = 8
 """Levels of nested dictionaries."""
 MOST_CHARACTERS = 2000
 """Of a prompt. The processor cuts what is more than the model's tokens."""
-SEEDS = 2**63
+MOST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Request:
     """Without actions."""
     seed: int | None
     """None: any noise will do."""
+    remainder: Remainder | None
+    """None: the chunk need not go on with a former one."""
 
 
 class RobotInterface:
@@ -47,14 +60,14 @@ class RobotInterface:
         check_agreement(robot, source)
         self.robot, self.source = robot, source
         self.cameras = {key: view for key, view in robot.cameras.items() if view.camera in source.cameras}
-        self._known = {*self.cameras, *robot.state_dims, PROMPT, SEED}
+        self._known = {*self.cameras, *robot.state_dims, PROMPT, SEED, REMAINDER, DELAY}
 
     def request(self, observation: object) -> Request:
         """The sample of an observation; refuses (UserError) anything that is not as the card has it."""
         values = _flat(observation)
         if unknown := sorted(set(values) - self._known):
             _refuse(unknown[0], "an unknown key", f"one of {sorted(self._known)}", "remove it or name the right robot")
-        optional = {SEED, *(key for key, view in self.cameras.items() if view.optional)}
+        optional = {SEED, REMAINDER, DELAY, *(key for key, view in self.cameras.items() if view.optional)}
         if missing := sorted(self._known - optional - set(values)):
             _refuse(missing[0], "nothing", f"the keys {sorted(self._known - optional)}", "send it")
         pictures = {view.camera: _picture(key, values[key]) for key, view in self.cameras.items() if key in values}
@@ -69,7 +82,8 @@ class RobotInterface:
             control_mode=self.source.control_mode,
             rate_hz=self.source.rate_hz,
         )
-        return Request(sample, _seed(values[SEED]) if SEED in values else None)
+        seed = _whole(SEED, values[SEED], MOST_SEED, "2**63 - 1") if SEED in values else None
+        return Request(sample, seed, self._remainder(values))
 
     def commands(self, chunk_HD: NDArray[np.float32]) -> NDArray[np.float32]:
         """A policy's chunk in the robot's own numbers: its grippers' open and closed.
@@ -78,12 +92,9 @@ class RobotInterface:
         """
         if not np.isfinite(chunk_HD).all():
             raise ValueError("the policy's actions are not finite")
-        commands_HD, start = chunk_HD.copy(), 0
-        for part in self.robot.actions:
-            if part.gripper is not None:
-                dims = slice(start, start + part.dims)
-                commands_HD[:, dims] = part.gripper.open + chunk_HD[:, dims] * (part.gripper.closed - part.gripper.open)
-            start += part.dims
+        commands_HD = chunk_HD.copy()
+        for dims, gripper in self._gripper_commands():
+            commands_HD[:, dims] = gripper.open + chunk_HD[:, dims] * (gripper.closed - gripper.open)
         return commands_HD
 
     def description(self) -> dict[str, Any]:
@@ -115,13 +126,34 @@ class RobotInterface:
         """A name and unit for each number of `commands`."""
         return [name for part in self.robot.actions for name in _numbered(part)]
 
+    def _gripper_commands(self) -> Iterator[tuple[slice, Gripper]]:
+        """Dims of a command whose numbers are not the samples'."""
+        start = 0
+        for part in self.robot.actions:
+            if part.gripper is not None:
+                yield slice(start, start + part.dims), part.gripper
+            start += part.dims
+
+    def _remainder(self, values: Mapping[str, object]) -> Remainder | None:
+        if REMAINDER not in values and DELAY not in values:
+            return None
+        for key, other in ((REMAINDER, DELAY), (DELAY, REMAINDER)):
+            if key not in values:
+                _refuse(key, "nothing", f"both it and {other}", "send both or neither")
+        commands_RD = _steps(values[REMAINDER], self.source.action_dim)
+        for dims, gripper in self._gripper_commands():
+            commands_RD[:, dims] = _as_sampled(gripper, commands_RD[:, dims])
+        left = len(commands_RD)
+        return Remainder(commands_RD, _whole(DELAY, values[DELAY], left, f"the {left} steps that are left"))
+
     def _state(self, values: Mapping[str, object]) -> NDArray[np.float32]:
         vectors = {key: _numbers(key, values[key], dims) for key, dims in self.robot.state_dims.items()}
         parts, used = [], dict.fromkeys(vectors, 0)
         for part in self.robot.state:
             start = used[part.key]
             used[part.key] += part.dims
-            parts.append(_as_sampled(part, vectors[part.key][start : start + part.dims]))
+            numbers = vectors[part.key][start : start + part.dims]
+            parts.append(numbers if part.gripper is None else _as_sampled(part.gripper, numbers))
         return np.concatenate(parts)
 
 
@@ -131,9 +163,8 @@ def _numbered(part: StatePart | ActionPart, unit: str = "") -> list[str]:
     return [f"{part.name}{number} ({unit or part.unit})" for number in numbers]
 
 
-def _as_sampled(part: StatePart, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
-    rule: Gripper | None = part.gripper
-    return numbers if rule is None else (numbers - np.float32(rule.open)) / np.float32(rule.closed - rule.open)
+def _as_sampled(rule: Gripper, numbers: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (numbers - np.float32(rule.open)) / np.float32(rule.closed - rule.open)
 
 
 def _flat(observation: object) -> dict[str, object]:
@@ -180,11 +211,25 @@ def _numbers(key: str, value: object, dims: int) -> NDArray[np.float32]:
     floats = isinstance(value, np.ndarray | np.floating) and value.dtype in (np.float32, np.float64)
     if not floats or cast(NDArray[Any], value).shape not in shapes:
         _refuse(key, _kind(value), f"float32 or float64 [{dims}]", "send the card's numbers")
+    return _finite(key, np.asarray(value)).reshape(dims)
+
+
+def _steps(value: object, dims: int) -> NDArray[np.float32]:
+    """[R, dims] finite float32, R at least 1."""
+    floats = isinstance(value, np.ndarray) and value.dtype in (np.float32, np.float64)
+    if not floats or (rows := cast(NDArray[Any], value)).ndim != 2 or rows.shape[1] != dims or not len(rows):
+        _refuse(
+            REMAINDER, _kind(value), f"float32 or float64 [steps, {dims}]", "send what is left of the last `actions`"
+        )
+    return _finite(REMAINDER, rows)
+
+
+def _finite(key: str, value: NDArray[Any]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        numbers = np.asarray(value).astype(np.float32).reshape(dims)
+        numbers = value.astype(np.float32)
     if not (finite := np.isfinite(numbers)).all():
         place = int(np.argmin(finite))
-        _refuse(f"{key}[{place}]", str(numbers[place]), "finite numbers", "look at the robot's sensors")
+        _refuse(f"{key}[{place}]", str(numbers.flat[place]), "finite numbers", "look at the robot's sensors")
     return numbers
 
 
@@ -195,12 +240,13 @@ def _prompt(value: object) -> str:
     return value
 
 
-def _seed(value: object) -> int:
+def _whole(key: str, value: object, most: int, most_in_words: str) -> int:
+    """From 0 to `most`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not 0 <= (seed := int(cast(int, value))) < SEEDS:
+    if not whole or not 0 <= (number := int(cast(int, value))) <= most:
         got = repr(value) if whole else _kind(value)
-        _refuse(SEED, got, "a whole number from 0 to 2**63 - 1", "correct it or leave it out")
-    return seed
+        _refuse(key, got, f"a whole number from 0 to {most_in_words}", "correct it or leave it out")
+    return number
 
 
 def _kind(value: object) -> str:

@@ -17,6 +17,9 @@ from pi05_train.samples.schema import CAMERAS
 
 PROMPT, SEED = "prompt", "seed"
 """Keys that every observation may have: the command in words, and what chooses the noise of the flow."""
+REMAINDER, DELAY = "remainder/actions", "remainder/delay_steps"
+"""Keys of real-time chunking, both or neither: what is left of the chunk in execution, and how many steps of it will
+have been executed when the answer arrives."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,10 @@ def check_robot(robot: RobotCard) -> None:
             rule = part.gripper
             different = rule is None or (rule.open != rule.closed and math.isfinite(rule.open - rule.closed))
             require(different, f"{what}, {part.name}, gripper", rule, "two finite numbers that differ")
-    keys = [*robot.cameras, *robot.state_dims, PROMPT, SEED]
+    free = [PROMPT, SEED, REMAINDER, DELAY]
+    keys = [*robot.cameras, *robot.state_dims, *free]
     twice = sorted({key for key in keys if keys.count(key) > 1})
-    require(not twice, "keys", f"{twice} twice", f"each once, and {PROMPT} and {SEED} left free")
+    require(not twice, "keys", f"{twice} twice", f"each once, and {free} left free")
     runs = [key for key, _ in groupby(part.key for part in robot.state)]
     require(len(set(runs)) == len(runs), "state", runs, "parts with the same key one after the other")
     relative = [part.relative for part in robot.actions for _ in range(part.dims)]

@@ -146,3 +146,45 @@ def test_the_description_says_what_each_number_means() -> None:
     assert described["cameras"]["images/base_0_rgb"] == {"camera": "base_0_rgb", "optional": False}
     assert described["actions"][-1] == {"name": "dim 3", "start": 3, "stop": 4, "unit": "rad"}
     assert [part["dims"] for part in described["state"]] == [1, 2, 1]
+
+
+def test_what_is_left_of_a_chunk_comes_back_in_the_samples_numbers() -> None:
+    robot, rule = robot_of(ARM), Gripper(open=-1.0, closed=1.0)
+    with_rule = RobotInterface(
+        replace(robot, actions=[*robot.actions[:-1], replace(robot.actions[-1], gripper=rule)]), ARM
+    )
+    observation = observation_of(toy_samples("toy_arm")[0])
+    chunk = np.array([[1, 2, 3, 0], [4, 5, 6, 1], [7, 8, 9, 0.5]], np.float32)
+    told = observation | {"remainder": {"actions": with_rule.commands(chunk), "delay_steps": np.int64(2)}}
+    remainder = with_rule.request(told).remainder
+    assert remainder is not None
+    np.testing.assert_array_equal(remainder.actions_RD, chunk)
+    assert remainder.delay_steps == 2
+    assert with_rule.request(observation).remainder is None
+
+
+LEFT = np.zeros((3, ARM.action_dim))
+
+
+@pytest.mark.parametrize(
+    ("remainder", "sentence"),
+    [
+        ({"actions": LEFT}, "remainder/delay_steps: got nothing"),
+        ({"delay_steps": 1}, "remainder/actions: got nothing"),
+        ({"actions": LEFT[:, 1:], "delay_steps": 1}, "remainder/actions: got float64 [3, 3]"),
+        ({"actions": LEFT[0], "delay_steps": 1}, "remainder/actions: got float64 [4]"),
+        ({"actions": LEFT[:0], "delay_steps": 0}, "remainder/actions: got float64 [0, 4]"),
+        ({"actions": LEFT.astype(int), "delay_steps": 1}, "remainder/actions: got int64 [3, 4]"),
+        ({"actions": LEFT.tolist(), "delay_steps": 1}, "remainder/actions: got a value of type list"),
+        ({"actions": LEFT + np.inf, "delay_steps": 1}, "remainder/actions[0]: got inf"),
+        ({"actions": LEFT, "delay_steps": 4}, "remainder/delay_steps: got 4"),
+        ({"actions": LEFT, "delay_steps": -1}, "remainder/delay_steps: got -1"),
+        ({"actions": LEFT, "delay_steps": 1.0}, "remainder/delay_steps: got a value of type float"),
+        ({"actions": LEFT, "delay_steps": 1, "chunk": 2}, "remainder/chunk: got an unknown key"),
+    ],
+)
+def test_a_remainder_that_is_none_is_refused_in_one_sentence(remainder: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as refused:
+        interface().request(observation_of(toy_samples("toy_arm")[0]) | {"remainder": remainder})
+    assert str(refused.value).startswith(f"observation, {sentence}")
+    assert "\n" not in str(refused.value)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import pytest
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from pi05_train.model.attention import RaggedCall, Stack
 from pi05_train.model.chunk_plan import ChunkPlan, DenoisingPlan
-from pi05_train.model.denoising import Denoiser
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.graphs import leaves
+from pi05_train.policy.guidance import Flow, Guidance, GuidedFlow, soft_weights
 from pi05_train.policy.inputs import Inputs, make_inputs, make_shaped_inputs
 from pi05_train.policy.sampler import Sampler, euler, flow_times
 from tests.model.batches import TINY, Segment, pack, segment, without_target
@@ -33,7 +32,7 @@ class StraightFlow:
 
 
 def path_of(flow: StraightFlow, noise: Tensor, dims: Tensor, steps: int) -> list[Tensor]:
-    return [x for x, _ in euler(cast(Denoiser, flow), noise, dims, steps)]
+    return [x for x, _ in euler(flow, noise, dims, steps)]
 
 
 @settings(deadline=None, max_examples=25)
@@ -75,20 +74,34 @@ SEGMENTS = [segment(*shape, 0, actions=True, seed=i) for i, shape in enumerate([
 NOISE = torch.randn(4, TINY.action_horizon, TINY.action_dim, generator=torch.Generator().manual_seed(5))
 
 
-@torch.no_grad()
-def recomputed(model: Pi05, segments: list[Segment], noise: Tensor, steps: int) -> Tensor:
+@dataclass
+class Recomputed:
     """Every step runs the whole network, as in training, on the noisy chunk; nothing is kept."""
-    x = noise
-    for time in flow_times(steps)[:-1]:
-        now = torch.full((1,), time)
+
+    model: Pi05
+    segments: list[Segment]
+    steps: int
+
+    def velocity(self, x: Tensor, step: int) -> Tensor:
+        now = torch.full((1,), flow_times(self.steps)[step])
         # x_t is what the noise would be at t = 1, were the clean actions chosen so that the path passes here.
         noisy = [
             replace(s, actions_HD=torch.zeros_like(n), noise_KHD=(n / now)[None], time_K=now)
-            for s, n in zip(segments, x, strict=True)
+            for s, n in zip(self.segments, x, strict=True)
         ]
-        velocity = model(pack(noisy)).velocity_AKHD
+        velocity = self.model(pack(noisy)).velocity_AKHD
         assert velocity is not None
-        x = x - velocity[:, 0] / steps
+        return velocity[:, 0]
+
+
+@torch.no_grad()
+def recomputed(
+    model: Pi05, segments: list[Segment], noise: Tensor, steps: int, guidance: Guidance | None = None
+) -> Tensor:
+    flow: Flow = Recomputed(model, segments, steps)
+    if guidance is not None:
+        flow = GuidedFlow(flow, guidance, flow_times(steps))
+    *_, x = euler(flow, noise, torch.ones(len(noise), noise.shape[-1]), steps)
     return x
 
 
@@ -99,6 +112,24 @@ def test_cached_sampling_equals_full_recomputation(family: str, steps: int) -> N
     expected = recomputed(model, SEGMENTS, NOISE, steps)
     got = Sampler(model, steps=steps).actions(pack([without_target(s) for s in SEGMENTS]), NOISE)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["pi05", "pi0"])
+def test_guidance_through_the_cache_equals_guidance_through_the_whole_network(family: str) -> None:
+    model = open_model(family)
+    horizon, dims = NOISE.shape[1:]
+    weights = torch.stack([soft_weights(horizon, horizon - s, 1) for s in (0, 0, 1, 1)])[..., None].expand_as(NOISE)
+    guidance = Guidance(torch.randn(NOISE.shape, generator=torch.Generator().manual_seed(6)), weights, 5.0)
+    expected = recomputed(model, SEGMENTS, NOISE, 4, guidance)
+    batch = pack([without_target(s) for s in SEGMENTS])
+    everything = torch.ones(len(NOISE), dims, dtype=torch.bool)
+    sampler = Sampler(model, steps=4)
+    got = sampler.guided_actions(batch, NOISE, everything, guidance)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
+    assert (got - sampler.actions(batch, NOISE)).abs().max() > 0.1
+    nowhere = replace(guidance, weights_BHD=torch.zeros_like(NOISE))
+    plain = sampler.guided_actions(batch, NOISE, everything, nowhere)
+    torch.testing.assert_close(plain, sampler.actions(batch, NOISE), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["pi05", "pi0"])

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pi05_train.policy.execution import Remainder
 from pi05_train.samples.schema import Sample
 
 Chunk = NDArray[np.float32]
-Infer = Callable[[Sequence[Sample], Sequence[int]], Sequence[Chunk]]
-"""Samples and the seeds of their noise to action chunks in physical units, in the same order: `Policy.actions`."""
+Infer = Callable[[Sequence[Sample], Sequence[int], Sequence[Remainder | None]], Sequence[Chunk]]
+"""Samples, the seeds of their noise and what is left of their former chunks to action chunks in physical units, in the
+same order: `Policy.actions`."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Answer:
 class _Job:
     sample: Sample
     seed: int
+    remainder: Remainder | None
     answer: asyncio.Future[Answer]
     since: float = field(default_factory=time.perf_counter)
 
@@ -45,10 +48,10 @@ class Batcher:
         self._infer, self._batch_samples = infer, batch_samples
         self._waiting: asyncio.Queue[_Job] = asyncio.Queue()
 
-    def submit(self, sample: Sample, seed: int) -> asyncio.Future[Answer]:
+    def submit(self, sample: Sample, seed: int, remainder: Remainder | None) -> asyncio.Future[Answer]:
         """The answer to come, or the exception that this request met. Cancelled while it waits, it is not computed."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait(_Job(sample, seed, answer))
+        self._waiting.put_nowait(_Job(sample, seed, remainder, answer))
         return answer
 
     async def run(self) -> None:
@@ -77,7 +80,9 @@ class Batcher:
     def _chunks(self, jobs: Sequence[_Job]) -> Sequence[Chunk | Exception]:
         """A batch that fails is computed request by request, so that only the culprits fail."""
         try:
-            chunks = self._infer([job.sample for job in jobs], [job.seed for job in jobs])
+            chunks = self._infer(
+                [job.sample for job in jobs], [job.seed for job in jobs], [job.remainder for job in jobs]
+            )
             assert len(chunks) == len(jobs)
         except Exception as error:
             return [error] if len(jobs) == 1 else [chunk for job in jobs for chunk in self._chunks([job])]

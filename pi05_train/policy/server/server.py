@@ -160,7 +160,7 @@ class PolicyServer:
             observation = _unpacked(frame)
             asked = self._robot.request(observation)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed
-            answering = self._batcher.submit(asked.sample, seed)
+            answering = self._batcher.submit(asked.sample, seed, asked.remainder)
             await self._keep(observation, seed, **who)
             either: list[asyncio.Future[Any]] = [answering, closed]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

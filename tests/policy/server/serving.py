@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.policy.server.batcher import Infer
 from pi05_train.policy.server.events import Events
@@ -67,13 +68,17 @@ def expected_actions(state: NDArray[Any], seed: int) -> NDArray[np.float32]:
 
 @dataclass
 class Arithmetic:
-    """The policy; remembers the sizes of its batches."""
+    """The policy; remembers the sizes of its batches and what was left of former chunks."""
 
     let: threading.Event = field(default_factory=threading.Event)
     holding: threading.Event = field(default_factory=threading.Event)
     batches: list[int] = field(default_factory=list)
+    remainders: list[Remainder | None] = field(default_factory=list)
 
-    def __call__(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[NDArray[np.float32]]:
+    def __call__(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None]
+    ) -> list[NDArray[np.float32]]:
+        self.remainders.extend(remainders)
         self.batches.append(len(samples))
         if any(sample.task == HOLD for sample in samples):
             self.holding.set()
@@ -256,10 +261,12 @@ class Process:
 class _Told(Arithmetic):
     """Says on the event stream that it holds."""
 
-    def __call__(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[NDArray[np.float32]]:
+    def __call__(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None]
+    ) -> list[NDArray[np.float32]]:
         if any(sample.task == HOLD for sample in samples):
             print(json.dumps({"event": "holding", "pid": os.getpid()}), flush=True)
-        return super().__call__(samples, seeds)
+        return super().__call__(samples, seeds, remainders)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pi05_train.policy.execution import Remainder
 from pi05_train.processing.example import Example
 from pi05_train.samples.schema import Sample
 from tests.policy.robots import observation_of
@@ -26,9 +27,9 @@ def test_a_training_sample_through_client_and_server_is_bit_equal() -> None:
     policy, samples = toy_policy(), [replace(sample, subtask="") for sample in toy_samples(source)[:3]]
     seen: list[list[Any]] = []
 
-    def infer(served: Sequence[Sample], seeds: Sequence[int]) -> list[Any]:
+    def infer(served: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None]) -> list[Any]:
         seen.extend(inputs(policy.processor.prompt_only(sample)) for sample in served)
-        return policy.actions(served, seeds)
+        return policy.actions(served, seeds, remainders)
 
     with running(source=CARDS[source], infer=infer) as server, server.client() as client:
         replies = [client.ask(observation_of(sample) | {"seed": seed}) for seed, sample in enumerate(samples)]

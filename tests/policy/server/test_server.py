@@ -209,3 +209,15 @@ def test_every_event_is_a_line_of_json_with_what_a_request_cost() -> None:
     assert json.dumps(answered)
     assert {"time", "queue_ms", "infer_ms"} <= set(answered)
     assert server.events.wait("disconnected")["requests"] == 1
+
+
+def test_the_policy_is_told_what_is_left_of_a_robots_chunk() -> None:
+    with running() as server, server.client() as client:
+        first = client.ask(observation())
+        left = {"actions": first["actions"][2:], "delay_steps": 1}
+        check_answer(client.ask(observation(seed=4) | {"remainder": left}), [0, 0, 0, 0], 4)
+    nothing, told = server.policy.remainders
+    assert nothing is None
+    assert told is not None
+    np.testing.assert_array_equal(told.actions_RD, first["actions"][2:])
+    assert told.delay_steps == 1
