@@ -15,7 +15,7 @@ from pi05_train.errors import UserError
 from pi05_train.policy.explain import explain as explain_sample
 from pi05_train.policy.load import load_policy
 from pi05_train.policy.policy import Policy
-from pi05_train.policy.robot import SEEDS, Request, RobotInterface
+from pi05_train.policy.robot import MOST_SEED, Request, RobotInterface
 from pi05_train.policy.server.wire import unpack
 from pi05_train.report.explain_page import explain_page
 from pi05_train.samples.address import source_address
@@ -46,12 +46,19 @@ def explain(
     policy = load_policy(Path(run), ema=ema)
     policy.model.to(on)
     if recorded is not None:
-        interface, request = _interface(policy, recorded), Request(recorded, None)
+        interface, request = _interface(policy, recorded), Request(recorded, None, None)
     else:
         assert robot is not None
         assert card is not None
         interface = RobotInterface(card, source_of(policy, robot, source, f"explain {run}"))
         request = interface.request(observed)
+        if request.remainder is not None:
+            raise UserError(
+                f"--observation {observation}",
+                got="a request that goes on with a former chunk",
+                expected="one that does not, since guidance cannot be shown",
+                do="take another request",
+            )
     explained = explain_sample(
         policy,
         request.sample,
@@ -81,7 +88,7 @@ def _check(sample: str | None, robot: str | None, source: str | None, seed: int 
     if sample is not None and (robot or source):
         given = "--robot" if robot else "--source"
         raise UserError(given, got=robot or source, expected="nothing beside --sample", do="leave it out")
-    if seed is not None and not 0 <= seed < SEEDS:
+    if seed is not None and not 0 <= seed <= MOST_SEED:
         raise UserError("--seed", got=seed, expected="a whole number from 0 to 2**63 - 1", do="correct it")
 
 
