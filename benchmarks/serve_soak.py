@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.soak import usage
+from pi05_train.policy.hierarchy import Hierarchy
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.policy.server.events import Events
 from pi05_train.policy.server.limits import Limits
@@ -50,7 +51,7 @@ def serve() -> None:
     """The server's process."""
     events, limits = Events(sys.stdout), Limits(requests_per_second=1e6)
     robot = RobotInterface(robot_of(CARDS[SOURCE]), CARDS[SOURCE])
-    server = PolicyServer(robot, toy_policy().actions, events, limits=limits)
+    server = PolicyServer(robot, Hierarchy(toy_policy(), "flat").act, events, limits=limits)
     serve_until_signal(server, "127.0.0.1", 0, events, lambda port: events("serving", port=port))
 
 

@@ -217,7 +217,7 @@ def _plans(
 
 
 def _remote(run: Path, config: Config, trials: Sequence[Trial], options: LoopOptions) -> RemotePolicy:
-    """The run behind a server; refuses a server of another robot, run or checkpoint."""
+    """The run behind a server; refuses a server of another robot, run, checkpoint or mode."""
     assert options.server is not None
     sources = sorted({EVALUATION_TASKS[trial.task].source for trial in trials})
     if len(sources) != 1:
@@ -230,8 +230,8 @@ def _remote(run: Path, config: Config, trials: Sequence[Trial], options: LoopOpt
     remote = RemotePolicy(
         options.server, RobotInterface(read_robot(card.robot), card), api_key=read_api_key(options.api_key_file)
     )
-    own = {"run": run.resolve().name, "step": latest(run)}
+    own = {"run": run.resolve().name, "step": latest(run), "mode": "flat"}
     if (theirs := {name: remote.about.get(name) for name in own}) != own:
         remote.close()
-        raise UserError(f"server {options.server}", got=theirs, expected=own, do="serve this run")
+        raise UserError(f"server {options.server}", got=theirs, expected=own, do="serve this run so")
     return remote

@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from pi05_train.checkpoint.run_state import latest
+from pi05_train.config.compose import read_config
 from pi05_train.config.robots import read_robot
 from pi05_train.errors import UserError
+from pi05_train.policy.hierarchy import Hierarchy
 from pi05_train.policy.load import load_policy
 from pi05_train.policy.policy import Policy
 from pi05_train.policy.robot import RobotInterface
@@ -28,6 +30,8 @@ def serve(
     robot: str,
     *,
     source: str | None,
+    mode: str,
+    high_level_source: str | None,
     ema: bool,
     device: str | None,
     host: str,
@@ -37,6 +41,9 @@ def serve(
     limits: Limits,
 ) -> None:
     """Serve the newest checkpoint of a run folder; events go to standard output."""
+    if mode == "hierarchical" and keep_requests is not None:
+        got, expected = "--mode hierarchical beside it", "flat: a kept request does not say what its subtask was"
+        raise UserError("--keep-requests", got=got, expected=expected, do="leave one out")
     card, events, api_key = read_robot(robot), Events(sys.stdout), read_api_key(api_key_file)
     kept = None if keep_requests is None else KeptRequests(Path(keep_requests))
     policy = load_policy(Path(folder), ema=ema)
@@ -45,6 +52,7 @@ def serve(
             f"serve {folder}", got="a run without an action expert", expected="a post-trained one", do="post-train it"
         )
     interface = RobotInterface(card, source_of(policy, robot, source, f"serve {folder}"))
+    levels = levels_of(policy, Path(folder), mode, high_level_source)
     policy.model.to(device_of(device))
     policy.batch_samples = limits.batch_samples
     about = {
@@ -53,13 +61,16 @@ def serve(
         "weights": "ema" if ema else "raw",
         "action_horizon": policy.model.config.action_horizon,
     }
-    server = PolicyServer(interface, policy.actions, events, limits=limits, api_key=api_key, metadata=about, kept=kept)
+    server = PolicyServer(
+        interface, levels.act, events, mode=mode, limits=limits, api_key=api_key, metadata=about, kept=kept
+    )
     if api_key is None and not _loopback(host):
         events("warning", why=f"anybody who reaches {host} may use this server: give it an --api-key-file")
 
     def started(bound: int) -> None:
         address = {"host": host, "port": bound, "device": str(policy.device)}
-        events("serving", robot=card.name, source=interface.source.name, **address, **about, limits=asdict(limits))
+        served = {"robot": card.name, "source": interface.source.name, "mode": mode}
+        events("serving", **served, **address, **about, limits=asdict(limits))
 
     serve_until_signal(server, host, port, events, started)
 
@@ -78,6 +89,30 @@ def source_of(policy: Policy, robot: str, source: str | None, where: str) -> Sou
             do="name the source whose statistics the robot's numbers have",
         )
     return cards[source]
+
+
+def levels_of(policy: Policy, run: Path, mode: str, source: str | None) -> Hierarchy:
+    """The policy in a mode; without a name, the high level has the cameras of the run's only source for it."""
+    if mode != "hierarchical":
+        if source is not None:
+            got = f"{source} with --mode {mode}"
+            raise UserError("--high-level-source", got=got, expected="--mode hierarchical", do="leave it out")
+        return Hierarchy(policy, mode)
+    known = sorted(name for name, card in policy.processor.cards.items() if card.kind == "HL")
+    if not known:
+        raise UserError(
+            f"serve {run}, --mode hierarchical",
+            got="a run without a high-level source, which has not learnt to name subtasks",
+            expected="a source of kind HL in its mixture",
+            do="serve it flat",
+        )
+    if source not in known and not (source is None and len(known) == 1):
+        got = repr(source) if source else f"nothing, and {len(known)} high-level sources"
+        raise UserError(
+            f"serve {run}, --high-level-source", got=got, expected=f"one of {known}", do="name the one it resembles"
+        )
+    limit = read_config(run / "config.yaml").evaluation.max_text_tokens
+    return Hierarchy(policy, mode, high_level_source=source or known[0], max_text_tokens=limit)
 
 
 def device_of(name: str | None) -> torch.device:

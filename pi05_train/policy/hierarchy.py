@@ -10,11 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from pi05_train.errors import UserError
-from pi05_train.policy.policy import Chunk, Policy
+from pi05_train.policy.execution import Remainder
 from pi05_train.processing.sequence import parse_high_level
 from pi05_train.samples.schema import Box, Sample
+
+if TYPE_CHECKING:  # a server imports turns and states without torch
+    from pi05_train.policy.policy import Chunk, Policy
 
 MODES = ("hierarchical", "flat", "oracle")
 """hierarchical: the network names the subtask. flat: it acts on the command alone ("implicit HL"). oracle: it acts on
@@ -49,6 +53,8 @@ class Turn:
     seed: int
     correction: str = ""
     """What a person says to do now instead."""
+    remainder: Remainder | None = None
+    """What is left of the chunk in execution, for one that goes on with it; None: a chunk of its own."""
 
 
 class Hierarchy:
@@ -91,7 +97,7 @@ class Hierarchy:
         samples = [
             replace(turn.sample, subtask=state.subtask, boxes=()) for turn, state in zip(turns, states, strict=True)
         ]
-        chunks = self.policy.actions(samples, [turn.seed for turn in turns])
+        chunks = self.policy.actions(samples, [turn.seed for turn in turns], [turn.remainder for turn in turns])
         return list(zip(chunks, states, strict=True))
 
     def think(self, turns: Sequence[Turn]) -> list[RobotState]:

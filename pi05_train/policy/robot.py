@@ -17,6 +17,7 @@ from pi05_train.errors import UserError
 from pi05_train.policy.execution import Remainder
 from pi05_train.samples.card import SourceCard
 from pi05_train.samples.robot_card import (
+    CORRECTION,
     DELAY,
     PROMPT,
     REMAINDER,
@@ -36,7 +37,7 @@ MOST_OBLONG = 8
 DEEPEST = 8
 """Levels of nested dictionaries."""
 MOST_CHARACTERS = 2000
-"""Of a prompt. The processor cuts what is more than the model's tokens."""
+"""Of a prompt or a correction. The processor cuts what is more than the model's tokens."""
 MOST_SEED = 2**63 - 1
 
 
@@ -50,6 +51,8 @@ class Request:
     """None: any noise will do."""
     remainder: Remainder | None
     """None: the chunk need not go on with a former one."""
+    correction: str = ""
+    """What a person says to do now instead; "": nothing."""
 
 
 class RobotInterface:
@@ -62,11 +65,15 @@ class RobotInterface:
         self.cameras = {key: view for key, view in robot.cameras.items() if view.camera in source.cameras}
         self._known = {*self.cameras, *robot.state_dims, PROMPT, SEED, REMAINDER, DELAY}
 
-    def request(self, observation: object) -> Request:
-        """The sample of an observation; refuses (UserError) anything that is not as the card has it."""
+    def request(self, observation: object, *, corrections: bool = False) -> Request:
+        """The sample of an observation; refuses (UserError) anything that is not as the card has it.
+
+        `corrections`: whether a person may say with it what is to be done now.
+        """
         values = _flat(observation)
-        if unknown := sorted(set(values) - self._known):
-            _refuse(unknown[0], "an unknown key", f"one of {sorted(self._known)}", "remove it or name the right robot")
+        known = self._known | {CORRECTION} if corrections else self._known
+        if unknown := sorted(set(values) - known):
+            _refuse(unknown[0], "an unknown key", f"one of {sorted(known)}", "remove it or name the right robot")
         optional = {SEED, REMAINDER, DELAY, *(key for key, view in self.cameras.items() if view.optional)}
         if missing := sorted(self._known - optional - set(values)):
             _refuse(missing[0], "nothing", f"the keys {sorted(self._known - optional)}", "send it")
@@ -76,14 +83,16 @@ class RobotInterface:
             source=self.source.name,
             kind=cast(Kind, self.source.kind),
             images={camera: pictures[camera] for camera in CAMERAS if camera in pictures},
-            task=_prompt(values[PROMPT]),
+            task=_text(PROMPT, values[PROMPT], "send the command in words"),
             state=self._state(values),
             embodiment=self.source.embodiment,
             control_mode=self.source.control_mode,
             rate_hz=self.source.rate_hz,
         )
         seed = _whole(SEED, values[SEED], MOST_SEED, "2**63 - 1") if SEED in values else None
-        return Request(sample, seed, self._remainder(values))
+        words = "say in words what to do now, or leave it out"
+        correction = _text(CORRECTION, values[CORRECTION], words) if CORRECTION in values else ""
+        return Request(sample, seed, self._remainder(values), correction)
 
     def commands(self, chunk_HD: NDArray[np.float32]) -> NDArray[np.float32]:
         """A policy's chunk in the robot's own numbers: its grippers' open and closed.
@@ -233,10 +242,10 @@ def _finite(key: str, value: NDArray[Any]) -> NDArray[np.float32]:
     return numbers
 
 
-def _prompt(value: object) -> str:
+def _text(key: str, value: object, do: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > MOST_CHARACTERS:
         got = f"{len(value)} characters" if isinstance(value, str) else _kind(value)
-        _refuse(PROMPT, got, f"1 to {MOST_CHARACTERS} characters of text", "send the command in words")
+        _refuse(key, got, f"1 to {MOST_CHARACTERS} characters of text", do)
     return value
 
 

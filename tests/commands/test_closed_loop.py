@@ -21,7 +21,7 @@ from pi05_train.evaluation.rollouts import run_rollouts
 from pi05_train.report.write import write_report
 from pi05_train.simulation.environments import EVALUATION_TASKS
 from tests.evaluation.pixel_policy import PixelPolicy
-from tests.policy.server.serving import running
+from tests.policy.server.serving import flat, running
 from tests.services.ports import free_ports
 
 SHORT = ["--tasks", "fetch-reach", "--episodes", "2", "--conditions", "seen", "unseen-environment"]
@@ -147,8 +147,11 @@ def test_servers_that_are_away_or_serve_something_else_are_refused(
     assert "expected a `pi05 serve` that answers" in refused(*free_ports(1))
     with running(source=cards["sim_metaworld"], robot=read_robot("sim_metaworld"), infer=policy.actions) as server:
         assert ", robot: got 'sim_metaworld', expected 'sim_fetch'; serve this robot's card" in refused(server.port)
-    other = {"run": "run", "step": 7}
-    with running(source=cards["sim_fetch"], robot=read_robot("sim_fetch"), infer=policy.actions, about=other) as server:
-        assert "got {'run': 'run', 'step': 7}, expected {'run': 'run', 'step': None}" in refused(server.port)
+    other, sources = {"run": "run", "step": 7}, {"source": cards["sim_fetch"], "robot": read_robot("sim_fetch")}
+    with running(**sources, infer=policy.actions, about=other) as server:
+        assert "'step': 7, 'mode': 'flat'}, expected {'run': 'run', 'step': None, 'mode'" in refused(server.port)
+    served = {"run": "run", "step": None}
+    with running(**sources, hierarchical=flat(policy.actions), about=served) as server:
+        assert "'mode': 'hierarchical'}, expected {'run': 'run', 'step': None, 'mode': 'flat'}" in refused(server.port)
     assert not policy.asked
     assert read_closed_loop(run) is None

@@ -9,14 +9,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import yaml
 
 from pi05_train.commands.main import main
+from pi05_train.commands.serve import levels_of
+from pi05_train.errors import UserError
+from pi05_train.policy.hierarchy import RobotState, Turn
 from pi05_train.policy.load import load_policy
+from pi05_train.policy.policy import Policy
 from tests.policy.robots import observation_of, robot_of
 from tests.policy.server.serving import Client, Recorded
 from tests.synthetic import CARDS, synthetic_samples
@@ -62,6 +67,44 @@ def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
     assert told == ["serving", "connected", "answered", "disconnected", "stopping", "stopped"]
 
 
+def test_a_trained_run_names_subtasks_to_a_robot_as_offline(
+    posttrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    words = ["--robot", card_file(tmp_path, "toy_arm"), "--source", "toy_arm", "--port", "0", "--device", "cpu"]
+    sample, events = synthetic_samples(CARDS["toy_arm"])[0], Recorded()
+    levels = levels_of(load_policy(posttrained, ema=True), posttrained, "hierarchical", None)
+    ((chunk, state),) = levels.act([Turn(sample, RobotState(), 0.0, 3)])
+    monkeypatch.setattr(sys, "stdout", events)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask_and_interrupt, events, observation_of(sample) | {"seed": 3})
+        words += ["--mode", "hierarchical", "--api-key-file", str(tmp_path / "key")]
+        assert main(["serve", str(posttrained), *words]) == 0
+        serving, metadata, reply = asked.result()
+    assert levels.high_level_source == "toy_subtasks"
+    assert serving["mode"] == metadata["mode"] == "hierarchical"
+    assert reply["subtask"] == state.subtask
+    np.testing.assert_array_equal(reply["actions"], chunk)
+
+
+@pytest.mark.parametrize(
+    ("cards", "mode", "source", "sentence"),
+    [
+        (["toy_arm"], "hierarchical", None, "--mode hierarchical: got a run without a high-level source"),
+        (["toy_arm"], "flat", "toy_subtasks", "--high-level-source: got toy_subtasks with --mode flat"),
+        (["toy_arm", "toy_subtasks"], "hierarchical", "toy_arm", "--high-level-source: got 'toy_arm', expected one of"),
+        (["toy_subtasks", "again"], "hierarchical", None, "--high-level-source: got nothing, and 2 high-level sources"),
+    ],
+)
+def test_a_mode_that_the_run_has_not_learnt_is_refused(
+    cards: list[str], mode: str, source: str | None, sentence: str
+) -> None:
+    known = {name: CARDS.get(name, CARDS["toy_subtasks"]) for name in cards}
+    policy = cast(Policy, SimpleNamespace(processor=SimpleNamespace(cards=known)))
+    with pytest.raises(UserError, match=sentence):
+        levels_of(policy, Path("run"), mode, source)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -69,6 +112,10 @@ def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
         (["--robot", "droid"], "--source: got nothing, and 0 sources whose card names the robot droid, expected one"),
         (["--robot", "droid", "--source", "toy_web"], "--source: got 'toy_web', expected one of"),
         (["--robot", "droid", "--source", "toy_arm"], "source card toy_arm, cameras: got"),
+        (
+            ["--mode", "hierarchical", "--keep-requests", "f", "--robot", "droid"],
+            "--keep-requests: got --mode hierarch",
+        ),
         (["--robot", "droid", "--clients", "0"], "--clients: got 0, expected at least 1"),
         (["--robot", "droid", "--api-key-file", "nowhere"], "--api-key-file nowhere: got"),
     ],

@@ -26,7 +26,7 @@ class PixelPolicy:
         self.prompts: set[str] = set()
         self.batch_samples = 16
 
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+    def actions(self, samples: Sequence[Sample], seeds: Sequence[int], *_: object) -> list[Chunk]:
         self.asked.append(len(samples))
         self.prompts |= {sample.subtask or sample.task for sample in samples}
         return [self._chunk(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]

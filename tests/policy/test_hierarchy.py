@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.errors import UserError
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.hierarchy import Hierarchy, RobotState, Turn
 from pi05_train.policy.policy import Chunk, Policy
 from pi05_train.samples.schema import Sample
@@ -24,14 +25,18 @@ class Listener:
     def __init__(self, said: str = "Bounding boxes:\n<loc0000><loc0000><loc1023><loc1023>cup\nSubtask: do {}") -> None:
         self.processor = toy_processor()
         self.said, self.thoughts, self.done = said, list[list[Sample]](), list[Sample]()
+        self.left = list[Remainder | None]()
 
     def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
         assert max_tokens > 0
         self.thoughts.append(list(samples))
         return [self.said.format(len(self.thoughts)) for _ in samples]
 
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+    def actions(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None]
+    ) -> list[Chunk]:
         self.done += samples
+        self.left += remainders
         return [np.full((1, 1), seed, dtype=np.float32) for seed in seeds]
 
 
@@ -64,7 +69,8 @@ def test_a_correction_replaces_the_subtask_at_once_and_holds() -> None:
 
 def test_actions_are_asked_for_with_the_subtask_and_thoughts_with_the_command() -> None:
     listener = Listener()
-    ((chunk, state),) = hierarchy(listener).act([Turn(COMMAND, RobotState(), 0.0, 7)])
+    rest = Remainder(np.zeros((2, 1), np.float32), 1)
+    ((chunk, state),) = hierarchy(listener).act([Turn(COMMAND, RobotState(), 0.0, 7, remainder=rest)])
     (((question,),), (action,)) = listener.thoughts, listener.done
     assert (question.kind, question.source, question.task, question.subtask) == (
         "HL", "toy_subtasks", "tidy the room", "",
@@ -72,6 +78,7 @@ def test_actions_are_asked_for_with_the_subtask_and_thoughts_with_the_command() 
     assert question.images == COMMAND.images
     assert (action.kind, action.source, action.subtask) == ("MM", "toy_mobile", "do 1")
     assert chunk[0, 0] == 7
+    assert listener.left == [rest]
     assert [box.label for box in state.boxes] == ["cup"]
     assert state.answer.endswith("Subtask: do 1")
 

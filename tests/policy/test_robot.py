@@ -60,6 +60,15 @@ def test_the_seed_is_the_robots_or_none() -> None:
     assert interface().request(observation | {"seed": np.int64(5)}).seed == 5
 
 
+def test_where_a_person_may_correct_words_are_taken_and_nothing_else() -> None:
+    observation = observation_of(toy_samples("toy_arm")[0])
+    assert interface().request(observation, corrections=True).correction == ""
+    assert interface().request(observation | {"correction": "wait"}, corrections=True).correction == "wait"
+    for wrong, got in ((7, "a value of type int"), ("", "0 characters"), ("a" * 2001, "2001 characters")):
+        with pytest.raises(UserError, match=f"observation, correction: got {got}, expected 1 to 2000 characters"):
+            interface().request(observation | {"correction": wrong}, corrections=True)
+
+
 def test_a_gripper_speaks_the_robots_numbers_outside_and_the_samples_inside() -> None:
     robot, sample = robot_of(ARM), toy_samples("toy_arm")[0]
     rule = Gripper(open=0.08, closed=0.0)
@@ -120,6 +129,7 @@ def test_a_camera_that_the_source_never_had_is_refused() -> None:
         ({"joints": [0.0, 0.0, 0.0]}, "joints: got a value of type list"),
         ({"joints": np.array([0, np.nan, 0])}, r"observation, joints\[1\]: got nan, expected finite numbers"),
         ({"joints": np.array([0, 0, 1e300])}, r"observation, joints\[2\]: got inf"),
+        ({"correction": "wait"}, "correction: got an unknown key"),
         ({"seed": -1}, "seed: got -1, expected a whole number"),
         ({"seed": True}, "seed: got a value of type bool"),
         ({"seed": 2**63}, "seed: got 9223372036854775808"),

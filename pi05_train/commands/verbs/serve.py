@@ -15,6 +15,15 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--source", help="source whose statistics count (default: the only one whose card names the robot)"
     )
+    serve.add_argument(
+        "--mode",
+        choices=("flat", "hierarchical"),
+        default="flat",
+        help="act on the command, or on subtasks that the network names (default: %(default)s)",
+    )
+    serve.add_argument(
+        "--high-level-source", help="its cameras are the high level's (default: the run's only one of kind HL)"
+    )
     serve.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)")
     serve.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
@@ -47,6 +56,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         arguments.run,
         arguments.robot,
         source=arguments.source,
+        mode=arguments.mode,
+        high_level_source=arguments.high_level_source,
         ema=arguments.weights == "ema",
         device=arguments.device,
         host=arguments.host,

@@ -11,20 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pi05_train.policy.execution import Remainder
-from pi05_train.samples.schema import Sample
+from pi05_train.policy.hierarchy import RobotState, Turn
 
 Chunk = NDArray[np.float32]
-Infer = Callable[[Sequence[Sample], Sequence[int], Sequence[Remainder | None]], Sequence[Chunk]]
-"""Samples, the seeds of their noise and what is left of their former chunks to action chunks in physical units, in the
-same order: `Policy.actions`."""
+Act = Callable[[Sequence[Turn]], Sequence[tuple[Chunk, RobotState]]]
+"""Turns to action chunks in physical units and the robots' new states, in the same order: `Hierarchy.act`."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request's chunk and what it cost."""
+    """One request's chunk, its robot's new state and what it cost."""
 
     chunk: Chunk
+    state: RobotState
     queue_ms: float
     """From the request until its batch began."""
     infer_ms: float
@@ -34,9 +33,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Job:
-    sample: Sample
-    seed: int
-    remainder: Remainder | None
+    turn: Turn
     answer: asyncio.Future[Answer]
     since: float = field(default_factory=time.perf_counter)
 
@@ -44,14 +41,14 @@ class _Job:
 class Batcher:
     """One worker thread computes; while it does, requests gather for the next batch. Nobody waits for company."""
 
-    def __init__(self, infer: Infer, batch_samples: int) -> None:
-        self._infer, self._batch_samples = infer, batch_samples
+    def __init__(self, act: Act, batch_samples: int) -> None:
+        self._act, self._batch_samples = act, batch_samples
         self._waiting: asyncio.Queue[_Job] = asyncio.Queue()
 
-    def submit(self, sample: Sample, seed: int, remainder: Remainder | None) -> asyncio.Future[Answer]:
+    def submit(self, turn: Turn) -> asyncio.Future[Answer]:
         """The answer to come, or the exception that this request met. Cancelled while it waits, it is not computed."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait(_Job(sample, seed, remainder, answer))
+        self._waiting.put_nowait(_Job(turn, answer))
         return answer
 
     async def run(self) -> None:
@@ -67,23 +64,21 @@ class Batcher:
 
     async def _compute(self, jobs: Sequence[_Job], worker: ThreadPoolExecutor) -> None:
         start = time.perf_counter()
-        found = await asyncio.get_running_loop().run_in_executor(worker, self._chunks, jobs)
+        found = await asyncio.get_running_loop().run_in_executor(worker, self._acted, jobs)
         infer_ms = (time.perf_counter() - start) * 1e3
-        for job, chunk in zip(jobs, found, strict=True):
+        for job, one in zip(jobs, found, strict=True):
             if job.answer.cancelled():
                 continue
-            if isinstance(chunk, Exception):
-                job.answer.set_exception(chunk)
+            if isinstance(one, Exception):
+                job.answer.set_exception(one)
             else:
-                job.answer.set_result(Answer(chunk, (start - job.since) * 1e3, infer_ms, len(jobs)))
+                job.answer.set_result(Answer(*one, (start - job.since) * 1e3, infer_ms, len(jobs)))
 
-    def _chunks(self, jobs: Sequence[_Job]) -> Sequence[Chunk | Exception]:
+    def _acted(self, jobs: Sequence[_Job]) -> Sequence[tuple[Chunk, RobotState] | Exception]:
         """A batch that fails is computed request by request, so that only the culprits fail."""
         try:
-            chunks = self._infer(
-                [job.sample for job in jobs], [job.seed for job in jobs], [job.remainder for job in jobs]
-            )
-            assert len(chunks) == len(jobs)
+            acted = self._act([job.turn for job in jobs])
+            assert len(acted) == len(jobs)
         except Exception as error:
-            return [error] if len(jobs) == 1 else [chunk for job in jobs for chunk in self._chunks([job])]
-        return chunks
+            return [error] if len(jobs) == 1 else [one for job in jobs for one in self._acted([job])]
+        return acted

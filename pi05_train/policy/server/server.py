@@ -1,5 +1,6 @@
 """The websocket server. On connecting a client gets one frame, the robot's description; then every binary frame with an
-observation gets one frame with `actions`, or a text frame with the sentence that refuses it.
+observation gets one frame with `actions`, or a text frame with the sentence that refuses it. What is known of a robot
+lives as long as its connection.
 
 Source of the protocol: openpi src/openpi/serving/websocket_policy_server.py and packages/openpi-client.
 """
@@ -22,8 +23,9 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from pi05_train.errors import UserError
+from pi05_train.policy.hierarchy import RobotState, Turn
 from pi05_train.policy.robot import RobotInterface
-from pi05_train.policy.server.batcher import Answer, Batcher, Infer
+from pi05_train.policy.server.batcher import Act, Answer, Batcher
 from pi05_train.policy.server.events import Events
 from pi05_train.policy.server.kept import KeptRequests
 from pi05_train.policy.server.limits import Limits, Rate
@@ -38,20 +40,27 @@ class PolicyServer:
     def __init__(
         self,
         robot: RobotInterface,
-        infer: Infer,
+        act: Act,
         events: Events,
         *,
+        mode: str = "flat",
         limits: Limits | None = None,
         api_key: str | None = None,
         metadata: dict[str, Any] | None = None,
         kept: KeptRequests | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`metadata`: what clients are told beside the robot's description. `kept`: where requests are kept, if so."""
+        """`act` is of a hierarchy in `mode`; in the mode hierarchical clients hear of subtasks and may correct them.
+
+        `metadata`: what clients are told beside the robot's description. `kept`: where requests are kept, if so.
+        `clock`: the seconds by which subtasks live.
+        """
         self._robot, self._events, self._api_key = robot, events, api_key
         self.limits = limits or Limits()
-        self._kept = kept
-        self._greeting = pack(robot.description() | (metadata or {}))
-        self._batcher = Batcher(infer, self.limits.batch_samples)
+        self._kept, self._clock = kept, clock
+        self._hierarchical = mode == "hierarchical"
+        self._greeting = pack(robot.description() | {"mode": mode} | (metadata or {}))
+        self._batcher = Batcher(act, self.limits.batch_samples)
         self._clients = itertools.count(1)
         self._connected = 0
         self._stopping = False
@@ -113,7 +122,7 @@ class PolicyServer:
         self._connected += 1
         self._events("connected", client=number, address=str(connection.remote_address))
         closed = asyncio.create_task(connection.wait_closed())
-        rate, total_ms = Rate(self.limits.requests_per_second), None
+        rate, total_ms, state = Rate(self.limits.requests_per_second), None, RobotState()
         try:
             await connection.send(self._greeting)
             while not self._stopping and (frame := await self._frame(connection)) is not None:
@@ -123,7 +132,8 @@ class PolicyServer:
                     await connection.close(POLICY_VIOLATION, "rate")
                     break
                 requests += 1
-                await self._answer(connection, closed, frame, client=number, request=requests, previous_ms=total_ms)
+                who = {"client": number, "request": requests}
+                state = await self._answer(connection, closed, frame, state, who, previous_ms=total_ms)
                 total_ms = (time.perf_counter() - start) * 1e3
             await connection.close(GOING_AWAY, "the server stops")
         except ConnectionClosed:
@@ -149,24 +159,27 @@ class PolicyServer:
         connection: ServerConnection,
         closed: asyncio.Task[None],
         frame: bytes | str,
+        state: RobotState,
+        who: dict[str, int],
         *,
-        client: int,
-        request: int,
         previous_ms: float | None,
-    ) -> None:
-        """Send a frame with actions or the sentence that refuses; nothing to a client that has gone."""
-        who = {"client": client, "request": request}
+    ) -> RobotState:
+        """Send a frame with actions or the sentence that refuses; nothing to a client that has gone.
+
+        Returns the robot's new state: the former one where there are no actions.
+        """
         try:
             observation = _unpacked(frame)
-            asked = self._robot.request(observation)
+            asked = self._robot.request(observation, corrections=self._hierarchical)
             seed = secrets.randbits(31) if asked.seed is None else asked.seed
-            answering = self._batcher.submit(asked.sample, seed, asked.remainder)
+            turn = Turn(asked.sample, state, self._clock(), seed, asked.correction, asked.remainder)
+            answering = self._batcher.submit(turn)
             await self._keep(observation, seed, **who)
             either: list[asyncio.Future[Any]] = [answering, closed]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 answering.cancel()
-                return
+                return state
             answer = answering.result()
             reply = pack(self._reply(answer, seed, previous_ms))
         except UserError as refusal:
@@ -178,8 +191,10 @@ class PolicyServer:
             await connection.close(INTERNAL_ERROR, "the server failed")
         else:
             costs = {name: round(getattr(answer, name), 3) for name in ("queue_ms", "infer_ms", "batch_samples")}
-            self._events("answered", **who, seed=seed, **costs)
+            self._events("answered", **who, seed=seed, **self._told(answer), **costs)
             await connection.send(reply)
+            return answer.state
+        return state
 
     async def _keep(self, observation: object, seed: int, *, client: int, request: int) -> None:
         """While the answer is computed; a robot is served even where its requests cannot be kept."""
@@ -197,9 +212,13 @@ class PolicyServer:
         return {
             "actions": self._robot.commands(answer.chunk),
             "seed": seed,
+            **self._told(answer),
             "policy_timing": {"infer_ms": answer.infer_ms, "batch_samples": answer.batch_samples},
             "server_timing": timing | ({} if previous_ms is None else {"prev_total_ms": previous_ms}),
         }
+
+    def _told(self, answer: Answer) -> dict[str, str]:
+        return {"subtask": answer.state.subtask} if self._hierarchical else {}
 
 
 def _has_key(request: HttpRequest, key: str) -> bool:

@@ -13,7 +13,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from pi05_train.policy.execution import Remainder
+from pi05_train.policy.hierarchy import RobotState, Turn
 from pi05_train.policy.robot import RobotInterface
-from pi05_train.policy.server.batcher import Infer
+from pi05_train.policy.server.batcher import Act
 from pi05_train.policy.server.events import Events
 from pi05_train.policy.server.kept import KeptRequests
 from pi05_train.policy.server.limits import Limits
@@ -43,6 +45,8 @@ ARM = SourceCard(
     name="toy_arm", kind="ME", shards="", cameras=["base_0_rgb"], control_mode="end effector", rate_hz=20.0,
     state_dim=4, action_dim=4,
 )  # fmt: skip
+Infer = Callable[[Sequence[Sample], Sequence[int], Sequence[Remainder | None]], Sequence[NDArray[np.float32]]]
+"""`Policy.actions`."""
 HOLD, FAIL, NAN = "hold", "fail", "nan"
 """Prompts that the policy does not answer before it is let, fails at, or answers with no numbers."""
 
@@ -64,6 +68,17 @@ def expected_actions(state: NDArray[Any], seed: int) -> NDArray[np.float32]:
     """What the policy answers."""
     steps = np.arange(HORIZON, dtype=np.float32)[:, None] / np.float32(100)
     return state.astype(np.float32) + np.float32(seed) + steps
+
+
+def flat(infer: Infer) -> Act:
+    """A policy in a server whose robots have no subtasks."""
+
+    def act(turns: Sequence[Turn]) -> list[tuple[NDArray[np.float32], RobotState]]:
+        told = [turn.remainder for turn in turns]
+        chunks = infer([turn.sample for turn in turns], [turn.seed for turn in turns], told)
+        return [(chunk, turn.state) for chunk, turn in zip(chunks, turns, strict=True)]
+
+    return act
 
 
 @dataclass
@@ -198,18 +213,25 @@ def running(
     infer: Infer | None = None,
     kept: KeptRequests | None = None,
     about: dict[str, Any] | None = None,
+    hierarchical: Act | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Running]:
-    """A server that serves until the block is left; `infer` instead of arithmetic, `about` what clients are told."""
+    """A server that serves until the block is left; `infer` instead of arithmetic, `about` what clients are told.
+
+    `hierarchical`: acts in that mode, instead of a flat server.
+    """
     policy, events = Arithmetic(), Recorded()
     interface = RobotInterface(robot or robot_of(source), source)
     server = PolicyServer(
         interface,
-        infer or policy,
+        hierarchical or flat(infer or policy),
         Events(events),
+        mode="hierarchical" if hierarchical else "flat",
         limits=limits,
         api_key=api_key,
         metadata=about or {"step": 3},
         kept=kept,
+        clock=clock,
     )  # type: ignore[arg-type]
     ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -272,7 +294,7 @@ class _Told(Arithmetic):
 def main() -> None:
     """Serve in this process, on the port of the first argument."""
     events = Events(sys.stdout)
-    server = PolicyServer(RobotInterface(robot_of(ARM), ARM), _Told(), events)
+    server = PolicyServer(RobotInterface(robot_of(ARM), ARM), flat(_Told()), events)
     serve_until_signal(server, "127.0.0.1", int(sys.argv[1]), events, lambda port: events("serving", port=port))
 
 

@@ -35,7 +35,7 @@ def test_the_guides_example_runs_as_it_stands(python: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
     robot, source = read_robot("sim_fetch"), load_card(ROOT / "data_mixtures" / "source" / "sim_fetch.yaml")
     with running(
-        source=source, robot=robot, infer=lambda samples, _: [np.zeros((10, 4), np.float32)] * len(samples)
+        source=source, robot=robot, infer=lambda samples, *_: [np.zeros((10, 4), np.float32)] * len(samples)
     ) as server:
         code = example.replace("8000", str(server.port)) + "\nprint(actions.shape, command.shape)"
         ended = subprocess.run([python, "-W", "ignore", "-c", code], capture_output=True, text=True)
