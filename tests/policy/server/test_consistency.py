@@ -51,3 +51,18 @@ def test_answers_of_shared_batches_are_those_of_the_offline_sampler() -> None:
     for own, given in zip(expected, answers, strict=True):
         for actions in given:
             np.testing.assert_allclose(actions, own, atol=1e-4)
+
+
+def test_a_chunk_that_goes_on_through_client_and_server_is_the_offline_samplers() -> None:
+    source = "toy_bimanual"
+    policy, (first, second) = toy_policy(), [replace(sample, subtask="") for sample in toy_samples(source)[:2]]
+    with running(source=CARDS[source], infer=policy.actions) as server, server.client() as client:
+        former = client.ask(observation_of(first) | {"seed": 1})["actions"]
+        left = {"actions": former[3:], "delay_steps": 2}
+        answer = client.ask(observation_of(second) | {"seed": 2, "remainder": left})["actions"]
+        too_long = client.ask(
+            observation_of(second) | {"remainder": {"actions": former.repeat(2, 0), "delay_steps": 2}}
+        )
+    np.testing.assert_array_equal(answer, policy.actions([second], [2], [Remainder(former[3:], 2)])[0])
+    np.testing.assert_array_equal(answer[:2], former[3:5])
+    assert too_long.startswith("remainder: got 16 steps")
