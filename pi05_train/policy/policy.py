@@ -129,6 +129,9 @@ class Policy:
     ) -> list[Chunk]:
         """Chunks [H, D] in the network's units, padded dimensions included."""
         told = [None] * len(samples) if remainders is None else remainders
+        for rest in told:
+            if rest is not None:
+                _check_remainder(len(rest.actions_RD), rest.delay_steps, self.model.config.action_horizon)
         chunks: dict[int, Chunk] = {}
         for guided in (False, True):
             group = [i for i, rest in enumerate(told) if (rest is not None) == guided]
@@ -189,7 +192,6 @@ class Policy:
         for row, (sample, rest) in enumerate(going_on):
             assert rest is not None
             left = len(rest.actions_RD)
-            _check_remainder(left, rest.delay_steps, horizon)
             network_RD = self.processor.network_actions(rest.actions_RD, sample.source, sample.state)
             actions_BHD[row, :left] = torch.from_numpy(network_RD)
             weights_BH[row] = soft_weights(horizon, left, rest.delay_steps)
