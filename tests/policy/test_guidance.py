@@ -49,7 +49,7 @@ def sample(flow: GaussianFlow, former: Tensor | None, weights: Tensor, limit: fl
     guided = flow if former is None else GuidedFlow(
         flow, Guidance(former, weights[None, :, None].expand_as(noise), limit), flow.times
     )  # fmt: skip
-    *_, chunk = euler(guided, noise, torch.ones(len(noise), D), len(flow.times))
+    *_, (chunk, _) = euler(guided, noise, torch.ones(len(noise), D), len(flow.times))
     return chunk
 
 

@@ -101,7 +101,7 @@ def recomputed(
     flow: Flow = Recomputed(model, segments, steps)
     if guidance is not None:
         flow = GuidedFlow(flow, guidance, flow_times(steps))
-    *_, x = euler(flow, noise, torch.ones(len(noise), noise.shape[-1]), steps)
+    *_, (x, _) = euler(flow, noise, torch.ones(len(noise), noise.shape[-1]), steps)
     return x
 
 
