@@ -4,6 +4,7 @@ All sides run the same weights (random) on the same pictures and prompts, and ar
 
 - ours: prompts packed without padding, keys and values of the prefix once, whatever Euler steps share computed once; on
   CUDA everything is replayed from CUDA graphs.
+- compiled (CUDA): ours with blocks that went through torch.compile.
 - cached: the usual eager sampler: one camera after the other, prompts padded to the maximum under boolean masks, all
   layers whole, a prefix cache that every step joins to its own keys.
 - recomputed: the same without the cache: every Euler step runs the whole backbone.
@@ -300,28 +301,62 @@ def print_row(name: str, values: list[float], samples: int) -> None:
     print(f"| {name:24} | {samples:5} | {cells} |", flush=True)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A batch of one size, and where its times go."""
+
+    batch: Batch
+    noise: Tensor
+    repeats: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, device: torch.device, samples: int, repeats: int) -> Case:
+        shape = (samples, config.action_horizon, config.action_dim)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+        return cls(make_batch(config, samples, device), noise, repeats)
+
+    @property
+    def samples(self) -> int:
+        return self.batch.num_segments
+
+    def measure(self, name: str, stages: Stages, repeats: int | None = None) -> float:
+        """Print a side's row; returns the milliseconds of the whole."""
+        values = measured(stages, self.noise.device, repeats or self.repeats)
+        print_row(name, values, self.samples)
+        return values[-1]
+
+
+def check(got: Tensor, expected: Tensor, name: str) -> None:
+    """Print how far two sides' chunks lie apart; they must be the same but for rounding."""
+    difference = (got - expected).abs().max().item() / expected.abs().max().item()
+    assert difference < (0.1 if expected.is_cuda else 1e-4), difference
+    print(f"largest difference of {name} from cached, of the largest action: {difference:.1e}")
+
+
 @torch.inference_mode()
-def compare(model: Pi05, device: torch.device, samples: int, repeats: int, *, recomputed: bool) -> list[float]:
-    """Measure and print all sides at a batch size; returns the times of ours and of the cached side."""
-    batch = make_batch(model.config, samples, device)
-    shape = (samples, model.config.action_horizon, model.config.action_dim)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    sides = {"ours": ours(model, batch, noise, graphs=device.type == "cuda")}
-    sides["cached"] = plain(model, batch, noise, cached=True)
+def compare(model: Pi05, case: Case, *, recomputed: bool) -> tuple[Tensor, float]:
+    """Measure and print all sides; returns the cached side's chunks and milliseconds."""
+    cuda = case.noise.is_cuda
+    fast, cached = ours(model, case.batch, case.noise, graphs=cuda), plain(model, case.batch, case.noise, cached=True)
+    expected = cached.whole()
+    check(fast.whole(), expected, "ours")
+    fast_ms, cached_ms = case.measure("ours", fast), case.measure("cached", cached)
     if recomputed:
-        sides["recomputed"] = plain(model, batch, noise, cached=False)
-    expected, wholes = sides["cached"].whole(), []
-    difference = (sides["ours"].whole() - expected).abs().max().item() / expected.abs().max().item()
-    assert difference < (0.1 if device.type == "cuda" else 1e-4), difference
-    for name, stages in sides.items():
-        values = measured(stages, device, 1 if name == "recomputed" else repeats)
-        print_row(name, values, samples)
-        wholes.append(values[-1])
-    if device.type == "cuda":
+        case.measure("recomputed", plain(model, case.batch, case.noise, cached=False), repeats=1)
+    if cuda:
         rate = BYTES_PER_S["H200" if "H200" in torch.cuda.get_device_name() else "H100"]
-        print_row("roofline", roofline(model, batch, rate), samples)
-    print(f"largest difference of ours from cached, of the largest action: {difference:.1e}")
-    return wholes
+        print_row("roofline", roofline(model, case.batch, rate), case.samples)
+    print(f"batch {case.samples}: ours is {cached_ms / fast_ms:.2f} times as fast as cached")
+    return expected, cached_ms
+
+
+@torch.inference_mode()
+def compare_compiled(model: Pi05, case: Case, expected: Tensor, cached_ms: float) -> None:
+    """Measure and print ours once more, for a model whose blocks are compiled."""
+    compiled = ours(model, case.batch, case.noise, graphs=True)
+    check(compiled.whole(), expected, "compiled")
+    compiled_ms = case.measure("compiled", compiled)
+    print(f"batch {case.samples}: compiled is {cached_ms / compiled_ms:.2f} times as fast as cached")
 
 
 def main() -> None:
@@ -344,9 +379,12 @@ def main() -> None:
     print(f"chunks of {config.action_horizon}; milliseconds, fastest of {repeats} runs")
     print("| side                     | batch |   vision |   prefix | denoise  |    whole | per chunk |")
     print("|---|---|---|---|---|---|---|")
-    for samples in (1, 8):
-        fast, cached, *_ = compare(model, device, samples, repeats, recomputed=arguments.gpu or samples == 1)
-        print(f"batch {samples}: ours is {cached / fast:.2f} times as fast as cached")
+    cases = [Case.of(config, device, samples, repeats) for samples in (1, 8)]
+    found = [compare(model, case, recomputed=arguments.gpu or case.samples == 1) for case in cases]
+    if arguments.gpu:
+        model.compile_inference()  # behind the others, which use the same blocks
+        for case, (expected, cached_ms) in zip(cases, found, strict=True):
+            compare_compiled(model, case, expected, cached_ms)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pi05_train.checkpoint.run_state import latest
 from pi05_train.config.compose import read_config
 from pi05_train.config.robots import read_robot
 from pi05_train.errors import UserError
-from pi05_train.policy.hierarchy import Hierarchy
+from pi05_train.policy.hierarchy import Hierarchy, RobotState, Turn
 from pi05_train.policy.load import load_policy
 from pi05_train.policy.policy import Policy
 from pi05_train.policy.robot import RobotInterface
@@ -34,6 +34,8 @@ def serve(
     high_level_source: str | None,
     ema: bool,
     device: str | None,
+    precision: str | None,
+    compiled: bool,
     host: str,
     port: int,
     api_key_file: str | None,
@@ -46,19 +48,20 @@ def serve(
         raise UserError("--keep-requests", got=got, expected=expected, do="leave one out")
     card, events, api_key = read_robot(robot), Events(sys.stdout), read_api_key(api_key_file)
     kept = None if keep_requests is None else KeptRequests(Path(keep_requests))
-    policy = load_policy(Path(folder), ema=ema)
+    bfloat16 = precision_of(precision, place := device_of(device)) == "bf16"
+    policy = load_policy(Path(folder), ema=ema, device=str(place), bfloat16=bfloat16, compiled=compiled)
     if not policy.has_expert:
         raise UserError(
             f"serve {folder}", got="a run without an action expert", expected="a post-trained one", do="post-train it"
         )
     interface = RobotInterface(card, source_of(policy, robot, source, f"serve {folder}"))
     levels = levels_of(policy, Path(folder), mode, high_level_source)
-    policy.model.to(device_of(device))
     policy.batch_samples = limits.batch_samples
     about = {
         "run": Path(folder).resolve().name,
         "step": latest(Path(folder)),
         "weights": "ema" if ema else "raw",
+        "precision": "bf16" if bfloat16 else "fp32",
         "action_horizon": policy.model.config.action_horizon,
     }
     server = PolicyServer(
@@ -66,6 +69,8 @@ def serve(
     )
     if api_key is None and not _loopback(host):
         events("warning", why=f"anybody who reaches {host} may use this server: give it an --api-key-file")
+
+    warm_up(levels, interface)
 
     def started(bound: int) -> None:
         address = {"host": host, "port": bound, "device": str(policy.device)}
@@ -123,6 +128,16 @@ def device_of(name: str | None) -> torch.device:
             "--device", got="cuda", expected="a CUDA GPU on this machine", do="leave it out, or name the cpu"
         )
     return torch.device(name or ("cuda" if there else "cpu"))
+
+
+def precision_of(name: str | None, device: torch.device) -> str:
+    """The precision of that name; None: bf16 on a GPU, fp32 elsewhere."""
+    return name or ("bf16" if device.type == "cuda" else "fp32")
+
+
+def warm_up(levels: Hierarchy, robot: RobotInterface) -> None:
+    """One answer before the first robot asks: kernels are compiled and recorded by then."""
+    levels.act([Turn(robot.request(robot.blank()).sample, RobotState(), time_s=0.0, seed=0)])
 
 
 def read_api_key(path: str | None) -> str | None:

@@ -72,11 +72,8 @@ class Pi05(nn.Module):
 
     def compile_inference(self) -> None:
         """From now on blocks run through torch.compile: fewer, larger kernels, after a minute or two at the start."""
-        for block in self.vision.blocks:
+        for block in (*self.vision.blocks, *self.layers):
             block.forward = torch.compile(block.forward)
-        for layer in self._layers():
-            layer.forward = torch.compile(layer.forward)
-            layer.keys_values = torch.compile(layer.keys_values)
         self._chunk_layer = torch.compile(chunk_layer)
 
     def init_weights(self, seed: int) -> None:

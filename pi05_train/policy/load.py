@@ -43,7 +43,7 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
 NORMALISATION = {"pi05": "quantile", "pi0": "z_score", "pi0_fast": "quantile"}
 
 
-def load_policy(run: Path, *, ema: bool, device: str = "cpu", bfloat16: bool = False) -> Policy:
+def load_policy(run: Path, *, ema: bool, device: str = "cpu", bfloat16: bool = False, compiled: bool = False) -> Policy:
     """The newest checkpoint of a run folder, or one of its checkpoint folders, with averaged (`ema`) or raw weights."""
     folder = run.resolve().parent.parent if run.name.startswith("step-") else run
     config = read_config(folder / "config.yaml")
@@ -53,7 +53,7 @@ def load_policy(run: Path, *, ema: bool, device: str = "cpu", bfloat16: bool = F
     load_weights(run, model, ema=ema)
     if bfloat16:
         to_bfloat16(model)
-    return _policy(model.to(device), processor, config.evaluation.euler_steps)
+    return _policy(model.to(device), processor, config.evaluation.euler_steps, compiled=compiled)
 
 
 def load_foreign_policy(
@@ -65,6 +65,7 @@ def load_foreign_policy(
     euler_steps: int = 10,
     device: str = "cpu",
     bfloat16: bool = False,
+    compiled: bool = False,
 ) -> Policy:
     """A policy from openpi's or LeRobot's checkpoint, or from a weights folder made of one, for the robot of a card.
 
@@ -86,11 +87,13 @@ def load_foreign_policy(
         padded_dims_trained=True,  # openpi and LeRobot sample all dims, whatever the robot has
     )
     model = _filled(config, adaptation, source.read, expert=expert, device=device, bfloat16=bfloat16)
-    return _policy(model, processor, euler_steps)
+    return _policy(model, processor, euler_steps, compiled=compiled)
 
 
-def _policy(model: Pi05, processor: Processor, euler_steps: int) -> Policy:
+def _policy(model: Pi05, processor: Processor, euler_steps: int, *, compiled: bool) -> Policy:
     """Recorded CUDA graphs need variable-length attention, which is for half precision."""
+    if compiled:
+        model.compile_inference()
     weight = model.embedding.weight
     graphs = weight.is_cuda and weight.dtype == torch.bfloat16
     return Policy(model.eval(), processor, euler_steps=euler_steps, graphs=graphs)

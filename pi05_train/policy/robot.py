@@ -94,6 +94,12 @@ class RobotInterface:
         correction = _text(CORRECTION, values[CORRECTION], words) if CORRECTION in values else ""
         return Request(sample, seed, self._remainder(values), correction)
 
+    def blank(self) -> dict[str, object]:
+        """An observation of nothing: black pictures, a state of zeros, a command of two words."""
+        pictures = {key: np.zeros((SIDES[0], SIDES[0], 3), np.uint8) for key in self.cameras}
+        states = {key: np.zeros(dims, np.float32) for key, dims in self.robot.state_dims.items()}
+        return {**pictures, **states, PROMPT: "stand by"}
+
     def commands(self, chunk_HD: NDArray[np.float32]) -> NDArray[np.float32]:
         """A policy's chunk in the robot's own numbers: its grippers' open and closed.
 

@@ -60,6 +60,7 @@ def test_a_trained_run_answers_a_robot_as_offline_and_ends_on_ctrl_c(
     events.wait("stopped")
     assert (serving["robot"], serving["source"], serving["host"]) == ("toy_arm_robot", "toy_arm", "127.0.0.1")
     assert (metadata["step"], metadata["weights"], metadata["run"]) == (3, "ema", "posttrain")
+    assert metadata["precision"] == "fp32"
     np.testing.assert_array_equal(reply["actions"], load_policy(posttrained, ema=True).actions([sample], [3])[0])
     assert len(reply["actions"]) == metadata["action_horizon"]
     assert [path.stem.partition("-")[2] for path in (tmp_path / "kept").iterdir()] == ["client-1-request-1"]
@@ -72,8 +73,9 @@ def test_a_trained_run_names_subtasks_to_a_robot_as_offline(
 ) -> None:
     (tmp_path / "key").write_text("secret\n")
     words = ["--robot", card_file(tmp_path, "toy_arm"), "--source", "toy_arm", "--port", "0", "--device", "cpu"]
+    words += ["--precision", "bf16"]
     sample, events = synthetic_samples(CARDS["toy_arm"])[0], Recorded()
-    levels = levels_of(load_policy(posttrained, ema=True), posttrained, "hierarchical", None)
+    levels = levels_of(load_policy(posttrained, ema=True, bfloat16=True), posttrained, "hierarchical", None)
     ((chunk, state),) = levels.act([Turn(sample, RobotState(), 0.0, 3)])
     monkeypatch.setattr(sys, "stdout", events)
     with ThreadPoolExecutor(1) as threads:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 import torch
@@ -112,6 +113,19 @@ def test_cached_sampling_equals_full_recomputation(family: str, steps: int) -> N
     expected = recomputed(model, SEGMENTS, NOISE, steps)
     got = Sampler(model, steps=steps).actions(pack([without_target(s) for s in SEGMENTS]), NOISE)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["pi05", "pi0"])
+def test_compiled_blocks_give_the_same_chunks(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model, batch = open_model(family), pack([without_target(s) for s in SEGMENTS])
+    plain = Sampler(model, steps=3).actions(batch, NOISE)
+    model.compile_inference()
+    torch.testing.assert_close(Sampler(model, steps=3).actions(batch, NOISE), plain, rtol=0, atol=1e-5)
+    everything = torch.ones(len(NOISE), NOISE.shape[-1], dtype=torch.bool)
+    nowhere = Guidance(NOISE, torch.zeros_like(NOISE), 5.0)
+    guided = Sampler(model, steps=3).guided_actions(batch, NOISE, everything, nowhere)
+    torch.testing.assert_close(guided, plain, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["pi05", "pi0"])

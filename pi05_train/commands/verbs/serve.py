@@ -26,6 +26,10 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)")
     serve.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    serve.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 on a GPU, fp32 elsewhere")
+    serve.add_argument(
+        "--compile", action="store_true", help="faster answers on a GPU, after a minute at the start (torch.compile)"
+    )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     serve.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
     serve.add_argument("--api-key-file", metavar="FILE", help="with the key that clients must send")
@@ -60,6 +64,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         high_level_source=arguments.high_level_source,
         ema=arguments.weights == "ema",
         device=arguments.device,
+        precision=arguments.precision,
+        compiled=arguments.compile,
         host=arguments.host,
         port=arguments.port,
         api_key_file=arguments.api_key_file,
