@@ -182,7 +182,8 @@ def _prompt(policy: Policy, sample: Sample) -> Prompt:
         cameras = [camera for camera in cameras if camera in sample.images]
     pictures = [image.permute(1, 2, 0).contiguous().numpy() for image in example.images]
     state = _state(policy, sample)
-    place = state_place(sample, processor.templates, None if state is None else state.normalised)
+    in_prompt = processor.prompt_state(None if state is None else state.normalised)
+    place = state_place(sample, processor.templates, in_prompt)
     return Prompt(
         sample,
         dict(zip(cameras, pictures, strict=True)),

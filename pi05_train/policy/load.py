@@ -10,12 +10,13 @@ import torch
 from pi05_train.checkpoint.foreign.formats import infer_sizes, our_view
 from pi05_train.checkpoint.foreign.identify import Format, identify, open_source
 from pi05_train.checkpoint.foreign.importing import beside, config_beside
+from pi05_train.checkpoint.foreign.lerobot_files import LerobotPolicy
 from pi05_train.checkpoint.storage.assets import STATISTICS
 from pi05_train.checkpoint.storage.own import WeightsFolder
 from pi05_train.checkpoint.storage.source import TensorSource
 from pi05_train.checkpoint.weights import load_weights
 from pi05_train.config.build import build_processor, run_statistics
-from pi05_train.config.compose import compose_model, compose_prompts, read_config
+from pi05_train.config.compose import compose_model, read_config
 from pi05_train.config.convert import build
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig
@@ -24,23 +25,12 @@ from pi05_train.model.half import to_bfloat16
 from pi05_train.model.init import NoDraws
 from pi05_train.model.lora import adapt, apply_lora
 from pi05_train.model.pi05 import Pi05
+from pi05_train.policy.conventions import conventions_of, group_of, lerobot_policy, names_group
 from pi05_train.policy.policy import Policy
 from pi05_train.processing.normalisation import NormStats, parse_norm_stats
 from pi05_train.processing.processor import Processor
 from pi05_train.samples.card import SourceCard
 from pi05_train.tokenization.tokens import Tokens
-
-PUBLISHED: dict[str, tuple[str, ...]] = {
-    "pi05": ("templates=openpi", "tokenizer.text=paligemma"),
-    "pi0": ("templates=pi0", "tokenizer.text=paligemma"),
-    "pi0_fast": (
-        "templates=pi0_fast",
-        "tokenizer.text=paligemma_pi0_fast",
-        "tokenizer.fast_native_dims=true",
-    ),
-}
-"""By family, how openpi's published weights are talked to."""
-NORMALISATION = {"pi05": "quantile", "pi0": "z_score", "pi0_fast": "quantile"}
 
 
 def load_policy(run: Path, *, ema: bool, device: str = "cpu", bfloat16: bool = False, compiled: bool = False) -> Policy:
@@ -62,7 +52,7 @@ def load_foreign_policy(
     overrides: Sequence[str] = (),
     *,
     asset: str | None = None,
-    euler_steps: int = 10,
+    euler_steps: int | None = None,
     device: str = "cpu",
     bfloat16: bool = False,
     compiled: bool = False,
@@ -70,24 +60,28 @@ def load_foreign_policy(
     """A policy from openpi's or LeRobot's checkpoint, or from a weights folder made of one, for the robot of a card.
 
     `overrides` choose `model`, `adaptation`, `templates` and `tokenizer` where they are not those of openpi's published
-    weights; a weights folder says itself which network it is. `asset` names the statistics below `assets/`; None: there
-    is one. Tensors go to the device one at a time.
+    weights; a weights folder and LeRobot's say themselves which network it is. `asset` names the statistics below
+    `assets/`; None: there is one. `euler_steps` None: as LeRobot's folder says, or 10. Tensors go to the device one at
+    a time.
     """
-    config, adaptation, expert, source = _opened(where, overrides)
-    templates, tokenizer = compose_prompts(["tokenizer.fast=fast_universal", *PUBLISHED[config.family], *overrides])
+    told = lerobot_policy(where, identify(where))
+    config, adaptation, expert, source = _opened(where, overrides, told)
+    around = conventions_of(config.family, overrides, told, robot)
+    tokenizer = around.tokenizer
     processor = Processor(
         model=config,
         cards={robot.name: robot},
         statistics={robot.name: _statistics(where, asset)},
         tokens=Tokens.load(tokenizer.text, tokenizer.fast, native_dims=tokenizer.fast_native_dims),
-        templates=templates,
+        templates=around.templates,
         augmentation=None,
         stage_has_expert=expert,
-        normalisation=NORMALISATION[config.family],
+        normalisation=around.normalisation,
+        prompt_state_dim=around.prompt_state_dim,
         padded_dims_trained=True,  # openpi and LeRobot sample all dims, whatever the robot has
     )
     model = _filled(config, adaptation, source.read, expert=expert, device=device, bfloat16=bfloat16)
-    return _policy(model, processor, euler_steps, compiled=compiled)
+    return _policy(model, processor, euler_steps or around.euler_steps, compiled=compiled)
 
 
 def _policy(model: Pi05, processor: Processor, euler_steps: int, *, compiled: bool) -> Policy:
@@ -99,7 +93,9 @@ def _policy(model: Pi05, processor: Processor, euler_steps: int, *, compiled: bo
     return Policy(model.eval(), processor, euler_steps=euler_steps, graphs=graphs)
 
 
-def _opened(where: str, overrides: Sequence[str]) -> tuple[ModelConfig, AdaptationConfig, bool, TensorSource]:
+def _opened(
+    where: str, overrides: Sequence[str], policy: LerobotPolicy | None
+) -> tuple[ModelConfig, AdaptationConfig, bool, TensorSource]:
     """Network, LoRA, whether it has an expert, and tensors under our names."""
     format, source = open_source(where)
     if format is Format.RUN:
@@ -111,8 +107,10 @@ def _opened(where: str, overrides: Sequence[str]) -> tuple[ModelConfig, Adaptati
         model = build(ModelConfig, folder.model["model"], "model")
         adaptation = build(AdaptationConfig, folder.model["adaptation"], "adaptation")
         return model, adaptation, bool(folder.model["expert"]), folder.source
-    chosen = [part for part in overrides if part.partition("=")[0].partition(".")[0] in ("model", "adaptation")]
+    chosen = [part for part in overrides if group_of(part) in ("model", "adaptation")]
     model, adaptation = compose_model(["model=pi05", *chosen])
+    if policy is not None and not names_group(overrides, "model"):
+        model = policy.model
     config_json = config_beside(where)
     expert = infer_sizes(source, format, config_json).expert
     view = our_view(source, format, model, expert=expert, adaptation=adaptation, config_json=config_json)

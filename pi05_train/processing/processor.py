@@ -60,11 +60,13 @@ class Processor:
         stage_has_text: bool = True,
         normalisation: str = "quantile",
         padded_dims_trained: bool = False,
+        prompt_state_dim: int = 0,
     ) -> None:
         """Sources by name with their statistics ("state", "actions"); what does not fit together is refused here.
 
         Without an expert examples carry no chunk, without text no target: a stage's examples hold what it trains.
         `padded_dims_trained`: whether padded dims are in the flow loss (stage.objective.openpi_exact).
+        `prompt_state_dim`: how many numbers of state prompts hold at least, zeros behind (LeRobot's are padded).
         """
         self.model = model
         self.cards = cards
@@ -76,6 +78,7 @@ class Processor:
         self.stage_has_text = stage_has_text
         self.normalisation = normalisation
         self.padded_dims_trained = padded_dims_trained
+        self.prompt_state_dim = prompt_state_dim
         self.limit = TokenLimit(model.max_prompt_tokens, with_target=model.family == "pi0_fast")
         if tokens.layout.vocab_size > model.vocab_size:
             raise UserError(
@@ -133,6 +136,12 @@ class Processor:
         prompt = self._prompt(sample, state, pictures.boxes)
         where = (sample.source, sample.kind, sample.key)
         return Example(pictures.images, prompt, [], None, None, *where, self._state_row(state))
+
+    def prompt_state(self, state: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+        """The normalised state as prompts hold it."""
+        if state is None or state.size >= self.prompt_state_dim:
+            return state
+        return np.pad(state, (0, self.prompt_state_dim - state.size))
 
     def flow_dims(self, source: str) -> int:
         """How many leading action dims of a source take part in the flow: its own, or all in openpi's objective.
@@ -213,7 +222,7 @@ class Processor:
             sample,
             templates=self.templates,
             tokens=self.tokens,
-            state_normalised=state,
+            state_normalised=self.prompt_state(state),
             chunk_normalised=chunk,
             boxes=boxes,
             native_dim=card.action_dim,
@@ -225,7 +234,7 @@ class Processor:
             sample,
             templates=self.templates,
             tokens=self.tokens,
-            state_normalised=state,
+            state_normalised=self.prompt_state(state),
             boxes=boxes,
             limit=self.limit,
         )

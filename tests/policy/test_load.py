@@ -10,16 +10,20 @@ import yaml
 
 from pi05_train.checkpoint.foreign.exporting import Weights, export_checkpoint
 from pi05_train.checkpoint.foreign.identify import Format
+from pi05_train.checkpoint.foreign.importing import import_checkpoint
+from pi05_train.checkpoint.foreign.lerobot_files import policy_of
 from pi05_train.checkpoint.storage.own import write_weights_folder
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig
 from pi05_train.model.config import ModelConfig
 from pi05_train.model.half import to_bfloat16
 from pi05_train.model.pi05 import Pi05
-from pi05_train.policy.load import NORMALISATION, load_foreign_policy
+from pi05_train.policy.conventions import NORMALISATION, conventions_of
+from pi05_train.policy.load import load_foreign_policy
 from pi05_train.policy.policy import Policy
 from pi05_train.processing.normalisation import write_norm_stats
 from pi05_train.processing.processor import Processor
+from pi05_train.processing.sequence import build_prompt
 from pi05_train.processing.templates import Templates
 from pi05_train.tokenization.text import fit_text_tokenizer
 from pi05_train.tokenization.tokens import Tokens
@@ -27,7 +31,8 @@ from tests.checkpoint.foreign.dict_source import DictSource
 from tests.policy.toy_policy import FAST_SIZE, toy_processor, toy_samples
 from tests.synthetic import CARDS
 
-SOURCE = "toy_arm"
+SOURCE, ABSOLUTE = "toy_arm", "toy_bimanual"
+"""A robot with relative actions, which LeRobot does not have, and one without."""
 TEMPLATES = {
     "pi05": Templates(),
     "pi0": Templates(low_level="{task}", low_level_separator="\n"),
@@ -45,7 +50,9 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"tokenizer.text={folder / 'text'}", f"tokenizer.fast={folder / 'fast'}"]
 
 
-def made_policy(family: str, tokenizers: list[str]) -> Policy:
+def made_policy(
+    family: str, tokenizers: list[str], source: str = SOURCE, *, normalisation: str | None = None
+) -> Policy:
     """What should come out of every file: made in memory."""
     text, fast = (part.partition("=")[2] for part in tokenizers)
     tokens = Tokens.load(text, fast, native_dims=family == "pi0_fast")
@@ -54,24 +61,39 @@ def made_policy(family: str, tokenizers: list[str]) -> Policy:
     model.init_weights(seed=4)
     processor = Processor(
         config,
-        {SOURCE: CARDS[SOURCE]},
-        {SOURCE: toy_processor().statistics[SOURCE]},
+        {source: CARDS[source]},
+        {source: toy_processor().statistics[source]},
         tokens,
         TEMPLATES[family],
         None,
         stage_has_expert=model.action is not None,
-        normalisation=NORMALISATION[family],
+        normalisation=normalisation or NORMALISATION[family],
         padded_dims_trained=True,
     )
     return Policy(model.eval(), processor)
 
 
-def write(policy: Policy, folder: Path, format: Format) -> None:
-    """The policy's weights and statistics as a checkpoint of `format`."""
+def write(policy: Policy, folder: Path, format: Format, *, prompt_state_dim: int | None = None) -> None:
+    """The policy's weights and statistics as a checkpoint of `format`; LeRobot's may have more state in its prompt."""
     config, source = policy.model.config, DictSource(policy.model.state_dict())
+    ((name, card),) = policy.processor.cards.items()
     stats = folder.parent / "norm_stats.json"
-    write_norm_stats(stats, policy.processor.statistics[SOURCE])
-    assets = {f"{SOURCE}/norm_stats.json": stats.read_bytes()}
+    write_norm_stats(stats, policy.processor.statistics[name])
+    assets = {f"{name}/norm_stats.json": stats.read_bytes()}
+    if format is Format.LEROBOT:
+        words = policy.processor.templates
+        told = policy_of(
+            config,
+            card,
+            normalisation=policy.processor.normalisation,
+            low_level=words.low_level,
+            separator=words.low_level_separator,
+            euler_steps=6,
+        )
+        told = told if prompt_state_dim is None else replace(told, prompt_state_dim=prompt_state_dim)
+        weights = Weights(source, config, assets, told, f"{name}/norm_stats.json")
+        export_checkpoint(weights, folder, format, card="")
+        return
     if format is not Format.WEIGHTS:
         export_checkpoint(Weights(source, config, assets), folder, format, card="")
         return
@@ -145,3 +167,72 @@ def test_statistics_must_be_named_where_there_is_a_choice(tokenizers: list[str],
     with pytest.raises(UserError, match="got 'third', expected one of"):
         load_foreign_policy(str(folder), CARDS[SOURCE], overrides, asset="third")
     assert load_foreign_policy(str(folder), CARDS[SOURCE], overrides, asset="another").has_expert
+
+
+@pytest.mark.parametrize(
+    ("family", "normalisation", "imported"),
+    [("pi05", "quantile", True), ("pi05", "z_score", False), ("pi0", "z_score", True), ("pi0", "quantile", False)],
+)
+def test_lerobots_policies_act_as_their_files_say(
+    family: str, normalisation: str, imported: bool, tokenizers: list[str], tmp_path: Path
+) -> None:
+    made, samples = made_policy(family, tokenizers, ABSOLUTE, normalisation=normalisation), toy_samples(ABSOLUTE)[:2]
+    write(made, tmp_path / "weights", Format.LEROBOT)
+    where = tmp_path / "weights"
+    if imported:
+        where = tmp_path / "imported"
+        import_checkpoint(str(tmp_path / "weights"), where, made.model.config, AdaptationConfig())
+    policy = load_foreign_policy(str(where), CARDS[ABSOLUTE], tokenizers)
+    assert policy.processor.prompt_only(samples[0]).prefix_ids == made.processor.prompt_only(samples[0]).prefix_ids
+    assert policy.euler_steps == 6
+    made.sampler.steps = 6
+    np.testing.assert_allclose(policy.actions(samples, [1, 2]), made.actions(samples, [1, 2]), atol=1e-4)
+
+
+@pytest.mark.parametrize("numbers", [0, 20])
+def test_the_prompt_of_a_lerobot_policy_has_as_many_numbers_of_state_as_it_was_trained_with(
+    numbers: int, tokenizers: list[str], tmp_path: Path
+) -> None:
+    made, sample = made_policy("pi05", tokenizers, ABSOLUTE), toy_samples(ABSOLUTE)[0]
+    write(made, tmp_path / "weights", Format.LEROBOT, prompt_state_dim=numbers)
+    found = load_foreign_policy(str(tmp_path / "weights"), CARDS[ABSOLUTE], tokenizers).processor
+    state = made.processor._state(sample)
+    assert state is not None
+    words, padded = (TEMPLATES["pi05"], np.pad(state, (0, 6))) if numbers else (TEMPLATES["pi0"], None)
+    expected = build_prompt(sample, templates=words, tokens=made.processor.tokens, state_normalised=padded)
+    assert found.prompt_only(sample).prefix_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"state_dim": 13}, "state_dim: got 13, expected 14"),
+        ({"action_dim": 7}, "action_dim: got 7, expected 14"),
+        ({"delta_mask": [True]}, r"delta_mask: got \[True\], expected nothing relative"),
+        ({"cameras": ["base_0_rgb", "base_1_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]}, "expected at most 3"),
+    ],
+)
+def test_a_card_that_a_lerobot_policy_is_not_for_is_refused(change: dict[str, object], sentence: str) -> None:
+    config, words = toy_processor().model, {"low_level": "{task}", "separator": "\n"}
+    policy = policy_of(config, CARDS[ABSOLUTE], normalisation="quantile", euler_steps=10, **words)
+    with pytest.raises(UserError, match=sentence):
+        conventions_of("pi05", [], policy, replace(CARDS[ABSOLUTE], **change))  # type: ignore[arg-type]
+
+
+def test_a_lerobot_policy_without_statistics_takes_those_that_a_person_puts_beside_it(
+    tokenizers: list[str], tmp_path: Path
+) -> None:
+    made, folder = made_policy("pi05", tokenizers, ABSOLUTE), tmp_path / "weights"
+    write(made, folder, Format.LEROBOT)
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        (folder / name).unlink()
+    with pytest.raises(UserError, match=r"got 0 of them, expected one of .*put a robot's norm_stats.json into assets"):
+        load_foreign_policy(str(folder), CARDS[ABSOLUTE], tokenizers)
+    (folder / "assets" / "mine").mkdir(parents=True)
+    (folder / "assets" / "mine" / "norm_stats.json").write_bytes((tmp_path / "norm_stats.json").read_bytes())
+    found = load_foreign_policy(str(folder), CARDS[ABSOLUTE], tokenizers).processor
+    assert found.prompt_state_dim == 14
+    state = toy_samples(ABSOLUTE)[0].state
+    chunk = np.zeros((8, 14))
+    expected = made.processor.physical_actions(chunk, ABSOLUTE, state)
+    np.testing.assert_array_equal(found.physical_actions(chunk, ABSOLUTE, state), expected)

@@ -118,7 +118,7 @@ def beside(where: str, format: Format) -> tuple[dict[str, bytes], dict[str, Any]
         return found.files, {}, found.note
     path = local_path(where)
     policy, statistics = read_policy(path), read_statistics(path)
-    files = {}
+    files = find_assets(where).files  # LeRobot's base policies have no statistics of their own: a person may add some
     if statistics:
         files = {f"lerobot/{STATISTICS}": (json.dumps({"norm_stats": statistics}, indent=2) + "\n").encode()}
     return files, {"lerobot": asdict(policy)}, "" if files else f"{where} holds no statistics"
