@@ -9,9 +9,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from pi05_train.commands.data import read_card
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.robots import read_robot
+from pi05_train.config.sources import read_card
 from pi05_train.convert.formats import opener
 from pi05_train.convert.run import Conversion, convert
 from pi05_train.convert.source import Options, check_options

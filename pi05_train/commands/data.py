@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from pi05_train.commands.progress import progress_bar
-from pi05_train.config.convert import build
 from pi05_train.config.schema import Config
+from pi05_train.config.sources import read_card
 from pi05_train.data.order.explain import explain as explain_step
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.sources.health import health, write_health
@@ -22,9 +21,8 @@ from pi05_train.data.sources.verify import repair as repair_index
 from pi05_train.data.sources.verify import verify as verify_source
 from pi05_train.errors import UserError
 from pi05_train.processing.normalisation import write_norm_stats
-from pi05_train.resources import resource
 from pi05_train.samples.address import source_address
-from pi05_train.samples.card import SourceCard, check_card
+from pi05_train.samples.card import SourceCard
 
 
 def simulate(root: str, *, seed: int, workers: int, times: int = 1) -> None:
@@ -49,17 +47,6 @@ def index(cards: Sequence[str], root: str, *, horizon: int) -> None:
         build_index(folder)
         statistics = write_statistics(folder, card, horizon) if card.has_actions else None
         print(f"{card.name}: indexed {folder}" + (f", statistics in {statistics}" if statistics else ""))
-
-
-def read_card(name: str) -> SourceCard:
-    """A card by its name in data_mixtures/source, or by the path of its file."""
-    path = Path(name) if name.endswith(".yaml") else resource("data_mixtures") / "source" / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in (resource("data_mixtures") / "source").glob("*.yaml"))
-        raise UserError("source card", got=name, expected=f"a file, or one of {known}", do="correct the name")
-    card = build(SourceCard, yaml.safe_load(path.read_text()), f"source card {path.name}")
-    check_card(card)
-    return card
 
 
 def _local(card: SourceCard, root: str, verb: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pi05_train.checkpoint.run_state import find_checkpoint
-from pi05_train.commands.serve import device_of, source_of
+from pi05_train.commands.serve import device_of
 from pi05_train.config.build import enabled_cards
 from pi05_train.config.compose import read_config
 from pi05_train.config.robots import read_robot
@@ -13,9 +13,10 @@ from pi05_train.config.schema import Config
 from pi05_train.data.sources.inspect import inspect
 from pi05_train.errors import UserError
 from pi05_train.policy.explain import explain as explain_sample
-from pi05_train.policy.load import load_policy
+from pi05_train.policy.load import load_policy, run_folder
 from pi05_train.policy.policy import Policy
 from pi05_train.policy.robot import MOST_SEED, Request, RobotInterface
+from pi05_train.policy.served import source_of
 from pi05_train.policy.server.wire import unpack
 from pi05_train.report.explain_page import explain_page
 from pi05_train.samples.address import source_address
@@ -38,7 +39,7 @@ def explain(
 ) -> None:
     """Write the page of a sample `SOURCE:KEY`, or of a robot's observation in a file; prints its path."""
     _check(sample, robot, source, seed)
-    folder, on = _folder(run), device_of(device)
+    folder, on = run_folder(Path(run).resolve()), device_of(device)
     config = read_config(folder / "config.yaml")
     recorded = None if sample is None else _recorded(config, sample)
     observed = None if observation is None else unpack(_content(observation))
@@ -90,11 +91,6 @@ def _check(sample: str | None, robot: str | None, source: str | None, seed: int 
         raise UserError(given, got=robot or source, expected="nothing beside --sample", do="leave it out")
     if seed is not None and not 0 <= seed <= MOST_SEED:
         raise UserError("--seed", got=seed, expected="a whole number from 0 to 2**63 - 1", do="correct it")
-
-
-def _folder(run: str) -> Path:
-    path = Path(run).resolve()
-    return path.parent.parent if path.name.startswith("step-") else path
 
 
 def _recorded(config: Config, address: str) -> Sample:

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(verb=_plan)
 
     add_evaluate(verbs.add_parser("evaluate", help="measure a run on held-out episodes and in simulators"))
-    add_serve(verbs.add_parser("serve", help="a run's policy for robots, by openpi's websocket protocol"))
+    add_serve(verbs.add_parser("serve", help="a policy for robots, by openpi's websocket protocol"))
 
     add_explain(verbs.add_parser("explain", help="one request as a page: what the network saw, said and did, and how"))
 

@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from pi05_train.commands.data import read_card
+from pi05_train.config.sources import read_card
 from pi05_train.data.sources.inspect import Inspected, inspect
 from pi05_train.report.sample_page import facts, sample_page, texts
 from pi05_train.samples.address import source_address

@@ -1,35 +1,36 @@
-"""`pi05 serve`: a run's policy for a robot, until SIGTERM or SIGINT."""
+"""`pi05 serve`: a policy for a robot, until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from ipaddress import ip_address
 from pathlib import Path
 
 import torch
 
-from pi05_train.checkpoint.run_state import latest
 from pi05_train.config.compose import read_config
-from pi05_train.config.robots import read_robot
 from pi05_train.errors import UserError
 from pi05_train.policy.hierarchy import Hierarchy, RobotState, Turn
-from pi05_train.policy.load import load_policy
+from pi05_train.policy.load import run_folder
 from pi05_train.policy.policy import Policy
 from pi05_train.policy.robot import RobotInterface
+from pi05_train.policy.served import load_served
 from pi05_train.policy.server.events import Events
 from pi05_train.policy.server.kept import KeptRequests
 from pi05_train.policy.server.limits import Limits
 from pi05_train.policy.server.process import serve_until_signal
 from pi05_train.policy.server.server import PolicyServer
-from pi05_train.samples.card import SourceCard
 
 
 def serve(
-    folder: str,
+    where: str,
     robot: str,
+    overrides: Sequence[str],
     *,
     source: str | None,
+    asset: str | None,
     mode: str,
     high_level_source: str | None,
     ema: bool,
@@ -42,61 +43,49 @@ def serve(
     keep_requests: str | None,
     limits: Limits,
 ) -> None:
-    """Serve the newest checkpoint of a run folder; events go to standard output."""
+    """Serve a run's newest checkpoint, one of its checkpoints, or other weights; events go to standard output."""
     if mode == "hierarchical" and keep_requests is not None:
         got, expected = "--mode hierarchical beside it", "flat: a kept request does not say what its subtask was"
         raise UserError("--keep-requests", got=got, expected=expected, do="leave one out")
-    card, events, api_key = read_robot(robot), Events(sys.stdout), read_api_key(api_key_file)
+    events, api_key = Events(sys.stdout), read_api_key(api_key_file)
     kept = None if keep_requests is None else KeptRequests(Path(keep_requests))
     bfloat16 = precision_of(precision, place := device_of(device)) == "bf16"
-    policy = load_policy(Path(folder), ema=ema, device=str(place), bfloat16=bfloat16, compiled=compiled)
-    if not policy.has_expert:
-        raise UserError(
-            f"serve {folder}", got="a run without an action expert", expected="a post-trained one", do="post-train it"
-        )
-    interface = RobotInterface(card, source_of(policy, robot, source, f"serve {folder}"))
-    levels = levels_of(policy, Path(folder), mode, high_level_source)
+    served = load_served(
+        where,
+        robot,
+        source,
+        overrides,
+        asset=asset,
+        ema=ema,
+        device=str(place),
+        bfloat16=bfloat16,
+        compiled=compiled,
+    )
+    policy = served.policy
+    levels = levels_of(policy, where, mode, high_level_source)
     policy.batch_samples = limits.batch_samples
     about = {
-        "run": Path(folder).resolve().name,
-        "step": latest(Path(folder)),
-        "weights": "ema" if ema else "raw",
+        **served.about,
         "precision": "bf16" if bfloat16 else "fp32",
         "action_horizon": policy.model.config.action_horizon,
     }
     server = PolicyServer(
-        interface, levels.act, events, mode=mode, limits=limits, api_key=api_key, metadata=about, kept=kept
+        served.robot, levels.act, events, mode=mode, limits=limits, api_key=api_key, metadata=about, kept=kept
     )
     if api_key is None and not _loopback(host):
         events("warning", why=f"anybody who reaches {host} may use this server: give it an --api-key-file")
 
-    warm_up(levels, interface)
+    warm_up(levels, served.robot)
 
     def started(bound: int) -> None:
         address = {"host": host, "port": bound, "device": str(policy.device)}
-        served = {"robot": card.name, "source": interface.source.name, "mode": mode}
-        events("serving", **served, **address, **about, limits=asdict(limits))
+        names = {"robot": served.robot.robot.name, "source": served.robot.source.name, "mode": mode}
+        events("serving", **names, **address, **about, limits=asdict(limits))
 
     serve_until_signal(server, host, port, events, started)
 
 
-def source_of(policy: Policy, robot: str, source: str | None, where: str) -> SourceCard:
-    """The source that is meant; without a name, the only one whose card names the robot."""
-    cards = {name: card for name, card in policy.processor.cards.items() if card.has_actions}
-    named = [name for name, card in cards.items() if card.robot == robot]
-    if source is None and len(named) == 1:
-        return cards[named[0]]
-    if source not in cards:
-        raise UserError(
-            f"{where}, --source",
-            got=repr(source) if source else f"nothing, and {len(named)} sources whose card names the robot {robot}",
-            expected=f"one of {sorted(cards)}",
-            do="name the source whose statistics the robot's numbers have",
-        )
-    return cards[source]
-
-
-def levels_of(policy: Policy, run: Path, mode: str, source: str | None) -> Hierarchy:
+def levels_of(policy: Policy, where: str, mode: str, source: str | None) -> Hierarchy:
     """The policy in a mode; without a name, the high level has the cameras of the run's only source for it."""
     if mode != "hierarchical":
         if source is not None:
@@ -106,17 +95,17 @@ def levels_of(policy: Policy, run: Path, mode: str, source: str | None) -> Hiera
     known = sorted(name for name, card in policy.processor.cards.items() if card.kind == "HL")
     if not known:
         raise UserError(
-            f"serve {run}, --mode hierarchical",
-            got="a run without a high-level source, which has not learnt to name subtasks",
-            expected="a source of kind HL in its mixture",
+            f"serve {where}, --mode hierarchical",
+            got="weights without a high-level source, which have not learnt to name subtasks",
+            expected="a run with a source of kind HL in its mixture",
             do="serve it flat",
         )
     if source not in known and not (source is None and len(known) == 1):
         got = repr(source) if source else f"nothing, and {len(known)} high-level sources"
         raise UserError(
-            f"serve {run}, --high-level-source", got=got, expected=f"one of {known}", do="name the one it resembles"
+            f"serve {where}, --high-level-source", got=got, expected=f"one of {known}", do="name the one it resembles"
         )
-    limit = read_config(run / "config.yaml").evaluation.max_text_tokens
+    limit = read_config(run_folder(Path(where)) / "config.yaml").evaluation.max_text_tokens
     return Hierarchy(policy, mode, high_level_source=source or known[0], max_text_tokens=limit)
 
 
@@ -137,7 +126,11 @@ def precision_of(name: str | None, device: torch.device) -> str:
 
 def warm_up(levels: Hierarchy, robot: RobotInterface) -> None:
     """One answer before the first robot asks: kernels are compiled and recorded by then."""
-    levels.act([Turn(robot.request(robot.blank()).sample, RobotState(), time_s=0.0, seed=0)])
+    sample = robot.request(robot.blank()).sample
+    if levels.policy.has_expert:
+        levels.act([Turn(sample, RobotState(), time_s=0.0, seed=0)])
+    else:  # what is written about nothing need not be a chunk
+        levels.policy.fast_actions([sample], max_tokens=8)
 
 
 def read_api_key(path: str | None) -> str | None:

@@ -35,7 +35,7 @@ from pi05_train.tokenization.tokens import Tokens
 
 def load_policy(run: Path, *, ema: bool, device: str = "cpu", bfloat16: bool = False, compiled: bool = False) -> Policy:
     """The newest checkpoint of a run folder, or one of its checkpoint folders, with averaged (`ema`) or raw weights."""
-    folder = run.resolve().parent.parent if run.name.startswith("step-") else run
+    folder = run_folder(run)
     config = read_config(folder / "config.yaml")
     processor = build_processor(config, run_statistics(folder))
     model = Pi05(config.model, expert=config.stage.objective.expert)
@@ -66,6 +66,7 @@ def load_foreign_policy(
     """
     told = lerobot_policy(where, identify(where))
     config, adaptation, expert, source = _opened(where, overrides, told)
+    check_acts(where, config.family, expert=expert)
     around = conventions_of(config.family, overrides, told, robot)
     tokenizer = around.tokenizer
     processor = Processor(
@@ -82,6 +83,21 @@ def load_foreign_policy(
     )
     model = _filled(config, adaptation, source.read, expert=expert, device=device, bfloat16=bfloat16)
     return _policy(model, processor, euler_steps or around.euler_steps, compiled=compiled)
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder that is meant by a path: itself, or that of a checkpoint folder."""
+    return path.resolve().parent.parent if path.name.startswith("step-") else path
+
+
+def check_acts(where: str, family: str, *, expert: bool) -> None:
+    """Refuse (UserError) weights that no robot should be moved by.
+
+    pi0-FAST was made to act by writing. pi0.5 writes actions in pre-training to learn from them; it acts by its expert.
+    """
+    if not expert and family != "pi0_fast":
+        got, expected = "a network without an action expert", "one with it, or pi0-FAST"
+        raise UserError(where, got=got, expected=expected, do="post-train it")
 
 
 def _policy(model: Pi05, processor: Processor, euler_steps: int, *, compiled: bool) -> Policy:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pi05_train.commands.data import read_card
 from pi05_train.commands.main import main, parse
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
+from pi05_train.config.sources import read_card
 from pi05_train.convert import coco, pixmo, vqa
 from pi05_train.convert.annotations import PHRASED
 from pi05_train.convert.lerobot_cameras import name_cameras, parse_overrides

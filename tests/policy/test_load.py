@@ -236,3 +236,10 @@ def test_a_lerobot_policy_without_statistics_takes_those_that_a_person_puts_besi
     chunk = np.zeros((8, 14))
     expected = made.processor.physical_actions(chunk, ABSOLUTE, state)
     np.testing.assert_array_equal(found.physical_actions(chunk, ABSOLUTE, state), expected)
+
+
+def test_a_backbone_that_no_robot_can_be_moved_by_is_refused(tokenizers: list[str], tmp_path: Path) -> None:
+    made = made_policy("pi05", tokenizers)
+    write(made, tmp_path / "weights", Format.PALIGEMMA_SAFETENSORS)
+    with pytest.raises(UserError, match="got a network without an action expert, expected one with it, or pi0-FAST"):
+        load_foreign_policy(str(tmp_path / "weights"), CARDS[SOURCE], [*tokenizers, *sizes(made.model.config)])

@@ -10,11 +10,15 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     """Add the arguments of `pi05 serve`."""
     from pi05_train.policy.server.limits import Limits
 
-    serve.add_argument("run", help="run folder of a post-trained stage")
+    serve.add_argument("where", help="run folder, one of its checkpoints, weights of openpi or LeRobot, imported ones")
+    serve.add_argument("overrides", nargs="*", help="how weights that are no run's are talked to: model=pi0 ...")
     serve.add_argument("--robot", required=True, help="name of a card in data_mixtures/robot, or path of a card file")
     serve.add_argument(
-        "--source", help="source whose statistics count (default: the only one whose card names the robot)"
+        "--source",
+        help="a run's source whose statistics count (default: the only one whose card names the robot); for other "
+        "weights a card in data_mixtures/source, or path of a card file",
     )
+    serve.add_argument("--asset", help="which statistics below assets/ of other weights (default: the only ones)")
     serve.add_argument(
         "--mode",
         choices=("flat", "hierarchical"),
@@ -57,9 +61,11 @@ def _serve(arguments: argparse.Namespace) -> None:
     from pi05_train.policy.server.limits import Limits
 
     serve(
-        arguments.run,
+        arguments.where,
         arguments.robot,
+        arguments.overrides,
         source=arguments.source,
+        asset=arguments.asset,
         mode=arguments.mode,
         high_level_source=arguments.high_level_source,
         ema=arguments.weights == "ema",
