@@ -52,18 +52,12 @@ def explain(
         assert robot is not None
         assert card is not None
         interface = RobotInterface(card, source_of(policy, robot, source, f"explain {run}"))
-        request = interface.request(observed)
-        if request.remainder is not None:
-            raise UserError(
-                f"--observation {observation}",
-                got="a request that goes on with a former chunk",
-                expected="one that does not, since guidance cannot be shown",
-                do="take another request",
-            )
+        request = interface.request(observed, kept=True)
     explained = explain_sample(
         policy,
         request.sample,
         next(number for number in (seed, request.seed, 0) if number is not None),
+        remainder=request.remainder,
         mode=mode,
         high_level_source=high_level_source,
         max_text_tokens=config.evaluation.max_text_tokens,

@@ -44,9 +44,6 @@ def serve(
     limits: Limits,
 ) -> None:
     """Serve a run's newest checkpoint, one of its checkpoints, or other weights; events go to standard output."""
-    if mode == "hierarchical" and keep_requests is not None:
-        got, expected = "--mode hierarchical beside it", "flat: a kept request does not say what its subtask was"
-        raise UserError("--keep-requests", got=got, expected=expected, do="leave one out")
     events, api_key = Events(sys.stdout), read_api_key(api_key_file)
     kept = None if keep_requests is None else KeptRequests(Path(keep_requests))
     bfloat16 = precision_of(precision, place := device_of(device)) == "bf16"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pi05_train.errors import UserError
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.hierarchy import Hierarchy, RobotState, Turn
 from pi05_train.policy.policy import Denoising, Policy
 from pi05_train.policy.tokens import Token, read_tokens
@@ -72,6 +73,8 @@ class Actions:
     prompt: Prompt
     chunk_HD: NDArray[np.float32]
     """Physical units, as a robot gets it but for its own numbers of a gripper."""
+    remainder: Remainder | None
+    """What is left of the former chunk, where this one goes on with it."""
     truth_HD: NDArray[np.float32] | None
     """The demonstration; None for a request."""
     truth_valid_H: NDArray[np.bool_] | None
@@ -108,6 +111,7 @@ def explain(
     sample: Sample,
     seed: int,
     *,
+    remainder: Remainder | None = None,
     mode: str = "oracle",
     high_level_source: str | None = None,
     max_text_tokens: int = 64,
@@ -118,7 +122,7 @@ def explain(
     """
     known = sample.actions is not None or sample.kind not in ACTION_KINDS
     target = policy.processor(sample, key=(), training=False).target_ids if known else []
-    words, actions = _answers(policy, sample, seed, mode, high_level_source, max_text_tokens)
+    words, actions = _answers(policy, sample, seed, remainder, mode, high_level_source, max_text_tokens)
     return Explanation(
         sample=sample,
         seed=seed,
@@ -133,7 +137,13 @@ def explain(
 
 
 def _answers(
-    policy: Policy, sample: Sample, seed: int, mode: str, high_level_source: str | None, max_text_tokens: int
+    policy: Policy,
+    sample: Sample,
+    seed: int,
+    remainder: Remainder | None,
+    mode: str,
+    high_level_source: str | None,
+    max_text_tokens: int,
 ) -> tuple[Words | None, Actions | None]:
     if sample.kind not in ACTION_KINDS:
         return _words(policy, sample, max_text_tokens), None
@@ -145,11 +155,11 @@ def _answers(
             do="post-train it",
         )
     levels = Hierarchy(policy, mode, high_level_source=high_level_source, max_text_tokens=max_text_tokens)
-    ((chunk, state),) = levels.act([Turn(sample, RobotState(), 0.0, seed)])
+    ((chunk, state),) = levels.act([Turn(sample, RobotState(), 0.0, seed, remainder=remainder)])
     talks = mode == "hierarchical" or any(card.kind == "HL" for card in policy.processor.cards.values())
     words = _words(policy, levels.question(sample), max_text_tokens) if talks else None
     asked = replace(sample, subtask=state.subtask, boxes=())
-    return words, _actions(policy, asked, seed, chunk)
+    return words, _actions(policy, asked, seed, remainder, chunk)
 
 
 def _words(policy: Policy, sample: Sample, max_text_tokens: int) -> Words:
@@ -163,13 +173,15 @@ def _words(policy: Policy, sample: Sample, max_text_tokens: int) -> Words:
     return Words(_prompt(policy, sample), read_tokens(ids, text), said, boxes, subtask)
 
 
-def _actions(policy: Policy, asked: Sample, seed: int, chunk_HD: NDArray[np.float32]) -> Actions:
+def _actions(
+    policy: Policy, asked: Sample, seed: int, remainder: Remainder | None, chunk_HD: NDArray[np.float32]
+) -> Actions:
     horizon, dims = chunk_HD.shape
-    whole = policy.denoising(asked, seed)
+    whole = policy.denoising(asked, seed, remainder)
     own = Denoising(whole.times, whole.x_THD[..., :dims], whole.velocity_THD[..., :dims])
     truth = None if asked.actions is None else asked.actions[:horizon]
     valid = None if asked.action_valid is None else asked.action_valid[:horizon]
-    return Actions(_prompt(policy, asked), chunk_HD, truth, valid, policy.model.config.state_token, own)
+    return Actions(_prompt(policy, asked), chunk_HD, remainder, truth, valid, policy.model.config.state_token, own)
 
 
 def _prompt(policy: Policy, sample: Sample) -> Prompt:

@@ -38,7 +38,7 @@ class Denoising:
     x_THD: NDArray[np.float32]
     """x_t at each, [T + 1, H, D]."""
     velocity_THD: NDArray[np.float32]
-    """[T, H, D]: what the network said at each time but the last; x_t moves by -1/T of it."""
+    """[T, H, D]: what the network said at each time but the last, bent by guidance if so; x_t moves by -1/T of it."""
 
 
 class Policy:
@@ -152,10 +152,12 @@ class Policy:
         decoded = [self.processor.normalised_actions(i, s.source) for i, s in zip(written, samples, strict=True)]
         return [None if chunk is None else chunk.astype(np.float32) for chunk in decoded]
 
-    def denoising(self, sample: Sample, seed: int) -> Denoising:
-        """How the sample's chunk comes out of its noise, Euler step by Euler step."""
+    def denoising(self, sample: Sample, seed: int, remainder: Remainder | None = None) -> Denoising:
+        """How the sample's chunk comes out of its noise, Euler step by Euler step; with a remainder, guided by it."""
         ((_, batch),) = self._batches([sample], 1)
-        steps = self.sampler.path(batch, self._noise([seed]), self._flow_dims([sample]))
+        dims_BD = self._flow_dims([sample])
+        guidance = None if remainder is None else self._guidance([(sample, remainder)], dims_BD)
+        steps = self.sampler.path(batch, self._noise([seed]), dims_BD, guidance)
         times, x, velocities = zip(*steps, strict=True)
         return Denoising(times, _stacked(x), _stacked([v for v in velocities if v is not None]))
 

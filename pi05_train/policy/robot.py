@@ -22,6 +22,7 @@ from pi05_train.samples.robot_card import (
     PROMPT,
     REMAINDER,
     SEED,
+    SUBTASK,
     ActionPart,
     Gripper,
     RobotCard,
@@ -65,13 +66,14 @@ class RobotInterface:
         self.cameras = {key: view for key, view in robot.cameras.items() if view.camera in source.cameras}
         self._known = {*self.cameras, *robot.state_dims, PROMPT, SEED, REMAINDER, DELAY}
 
-    def request(self, observation: object, *, corrections: bool = False) -> Request:
+    def request(self, observation: object, *, corrections: bool = False, kept: bool = False) -> Request:
         """The sample of an observation; refuses (UserError) anything that is not as the card has it.
 
-        `corrections`: whether a person may say with it what is to be done now.
+        `corrections`: whether a person may say with it what is to be done now. `kept`: whether a server kept it, with
+        the subtask that was acted on.
         """
         values = _flat(observation)
-        known = self._known | {CORRECTION} if corrections else self._known
+        known = self._known | ({CORRECTION} if corrections else set()) | ({CORRECTION, SUBTASK} if kept else set())
         if unknown := sorted(set(values) - known):
             _refuse(unknown[0], "an unknown key", f"one of {sorted(known)}", "remove it or name the right robot")
         optional = {SEED, REMAINDER, DELAY, *(key for key, view in self.cameras.items() if view.optional)}
@@ -84,6 +86,7 @@ class RobotInterface:
             kind=cast(Kind, self.source.kind),
             images={camera: pictures[camera] for camera in CAMERAS if camera in pictures},
             task=_text(PROMPT, values[PROMPT], "send the command in words"),
+            subtask=_text(SUBTASK, values[SUBTASK], "take the file as it was kept") if SUBTASK in values else "",
             state=self._state(values),
             embodiment=self.source.embodiment,
             control_mode=self.source.control_mode,

@@ -47,15 +47,20 @@ class Sampler:
         times_T = _velocity_times(self.steps, noise_BHD.device)
         return self._run(make_inputs(self.model, batch, noise_BHD, dims_BD, times_T), guidance)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def path(
-        self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor | None = None
+        self, batch: Batch, noise_BHD: Tensor, dims_BD: Tensor | None = None, guidance: Guidance | None = None
     ) -> Iterator[tuple[float, Tensor, Tensor | None]]:
-        """Yield (t, x_t, the velocity that led there) from (1, noise, None) down to (0, actions, the last velocity)."""
+        """Yield (t, x_t, the velocity that led there) from (1, noise, None) down to (0, actions, the last velocity).
+
+        With `guidance` velocities are bent towards former chunks.
+        """
         dims_BD = _dims(noise_BHD, dims_BD)
         times = _velocity_times(self.steps, noise_BHD.device)
-        denoiser = self.model.denoiser(self.model.prefill(batch), times)
-        steps = euler(denoiser, noise_BHD, dims_BD, self.steps)
+        flow: Flow = self.model.denoiser(self.model.prefill(batch), times)
+        if guidance is not None:
+            flow = GuidedFlow(flow, guidance, flow_times(self.steps)[:-1])
+        steps = euler(flow, noise_BHD, dims_BD, self.steps)
         for time, (x_BHD, velocity_BHD) in zip(flow_times(self.steps), steps, strict=True):
             yield time, x_BHD, velocity_BHD
 

@@ -24,9 +24,15 @@ SHOWN_STEPS = 10
 
 
 def chunk_figure(
-    chunk_HD: Floats, truth_HD: Floats | None, now: dict[int, float], names: Sequence[str], rate_hz: float
+    chunk_HD: Floats,
+    compared_HD: Floats | None,
+    now: dict[int, float],
+    names: Sequence[str],
+    rate_hz: float,
+    *,
+    compared: str = "demonstrated",
 ) -> Figure:
-    """A panel per dimension: the chunk, the demonstration where there is one, and where the robot is now."""
+    """A panel per dimension: the chunk, what it is `compared` with, if anything, and where the robot is now."""
     steps, dims = chunk_HD.shape
     seconds, columns = np.arange(steps) / (rate_hz or 1.0), min(dims, 4)
     rows = -(-dims // columns)
@@ -36,8 +42,8 @@ def chunk_figure(
         for axis in axes[dims:]:
             axis.set_visible(False)
         for dim, (axis, name) in enumerate(zip(axes[:dims], names, strict=True)):
-            if truth_HD is not None:
-                axis.plot(seconds[: len(truth_HD)], truth_HD[:, dim], color=INK, linewidth=2.2, label="demonstrated")
+            if compared_HD is not None:
+                axis.plot(seconds[: len(compared_HD)], compared_HD[:, dim], color=INK, linewidth=2.2, label=compared)
             axis.plot(seconds, chunk_HD[:, dim], color=FLOW, linewidth=1.6, marker=".", markersize=3, label="policy")
             if dim in now:
                 axis.plot(0, now[dim], "o", color=INK, markersize=5, zorder=3)

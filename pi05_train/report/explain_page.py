@@ -214,19 +214,16 @@ def _names(actions: Actions, robot: RobotInterface | None) -> list[str]:
 
 def _chunk(explained: Explanation, actions: Actions, robot: RobotInterface | None) -> Html:
     sample, relative = explained.sample, explained.relative
-    chunk, truth = actions.chunk_HD, actions.truth_HD
-    if truth is not None and actions.truth_valid_H is not None:
-        truth = truth[: int(actions.truth_valid_H.sum())]
+    chunk, (name, compared, about) = actions.chunk_HD, _compared(actions)
     if robot is not None:
-        chunk, truth = robot.commands(chunk), None if truth is None else robot.commands(truth)
+        chunk, compared = robot.commands(chunk), None if compared is None else robot.commands(compared)
     now = {dim: float(sample.state[dim]) for dim in relative} if sample.state is not None else {}
     words = f"{len(chunk)} steps, {'as the robot gets them' if robot is not None else 'in physical units'}."
     if now:
         words += " A dot is where the robot is now: there the network says how far to move from it."
-    if truth is not None:
-        words += f" Black: what was demonstrated, {len(truth)} steps to the end of the episode or of the chunk."
-    picture = png(chunk_figure(chunk, truth, now, _names(actions, robot), sample.rate_hz))
-    numbers = {"actions": chunk.tolist()} | ({} if truth is None else {"demonstrated": truth.tolist()})
+    words += about
+    picture = png(chunk_figure(chunk, compared, now, _names(actions, robot), sample.rate_hz, compared=name))
+    numbers = {"actions": chunk.tolist()} | ({} if compared is None else {name: compared.tolist()})
     return html.section(
         "The action chunk",
         html.paragraph(words),
@@ -235,13 +232,29 @@ def _chunk(explained: Explanation, actions: Actions, robot: RobotInterface | Non
     )
 
 
+def _compared(actions: Actions) -> tuple[str, NDArray[np.float32] | None, str]:
+    """What the chunk is shown with, by its name: a former chunk, a demonstration or nothing; and words about it."""
+    rest, truth = actions.remainder, actions.truth_HD
+    if rest is not None:
+        left, done = len(rest.actions_RD), rest.delay_steps
+        about = f" Black: the {left} steps that were left of the former chunk, the first {done} of them out of reach."
+        return "former", rest.actions_RD, about
+    if truth is None:
+        return "", None, ""
+    if actions.truth_valid_H is not None:
+        truth = truth[: int(actions.truth_valid_H.sum())]
+    about = f" Black: what was demonstrated, {len(truth)} steps to the end of the episode or of the chunk."
+    return "demonstrated", truth, about
+
+
 def _denoising(actions: Actions, names: Sequence[str]) -> Html:
     steps = len(actions.denoising.velocity_THD)
+    bent = "" if actions.remainder is None else ", bent towards the former chunk"
     return html.section(
         "Denoising: how the chunk came out of noise",
         html.paragraph(
             f"In the network's normalised units. From noise (t = 1) the chunk follows the velocity that the network "
-            f"gives, {steps} times, to the actions (t = 0); each step moves it by -1/{steps} of the velocity. In the "
+            f"gives{bent}, {steps} times, to the actions (t = 0); each step moves it by -1/{steps} of it. In the "
             "pictures control steps run right and dimensions down; red is positive, blue negative."
         ),
         html.figure(

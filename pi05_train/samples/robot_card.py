@@ -18,6 +18,8 @@ from pi05_train.samples.schema import CAMERAS
 PROMPT, SEED, CORRECTION = "prompt", "seed", "correction"
 """Keys that every observation may have: the command in words, what chooses the noise of the flow, and what a person
 says to do now instead."""
+SUBTASK = "subtask"
+"""Key of a kept observation: what was done."""
 REMAINDER, DELAY = "remainder/actions", "remainder/delay_steps"
 """Keys of real-time chunking, both or neither: what is left of the chunk in execution, and how many steps of it will
 have been executed when the answer arrives."""
@@ -127,7 +129,7 @@ def check_robot(robot: RobotCard) -> None:
             rule = part.gripper
             different = rule is None or (rule.open != rule.closed and math.isfinite(rule.open - rule.closed))
             require(different, f"{what}, {part.name}, gripper", rule, "two finite numbers that differ")
-    free = [PROMPT, SEED, CORRECTION, REMAINDER, DELAY]
+    free = [PROMPT, SEED, CORRECTION, SUBTASK, REMAINDER, DELAY]
     keys = [*robot.cameras, *robot.state_dims, *free]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     require(not twice, "keys", f"{twice} twice", f"each once, and {free} left free")

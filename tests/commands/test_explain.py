@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from pi05_train.commands.main import main
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.load import load_policy
 from pi05_train.policy.server.wire import pack
-from tests.commands.test_serve import card_file
+from tests.commands.test_serve import card_file, served
 from tests.policy.robots import observation_of
 from tests.synthetic import CARDS, synthetic_samples
 
@@ -46,10 +47,30 @@ def test_an_observation_is_explained_with_the_actions_and_the_seed_that_the_robo
     file, robot = tmp_path / "request.msgpack", card_file(tmp_path, "toy_arm")
     file.write_bytes(pack(observation_of(ARM) | {"seed": 5}))
     words = ["--observation", str(file), "--robot", robot, "--source", "toy_arm"]
-    served = load_policy(posttrained, ema=True).actions([replace(ARM, actions=None)], [5])[0]
-    np.testing.assert_array_equal(actions_on(page_of(posttrained, tmp_path, *words)), served)
+    given = load_policy(posttrained, ema=True).actions([replace(ARM, actions=None)], [5])[0]
+    np.testing.assert_array_equal(actions_on(page_of(posttrained, tmp_path, *words)), given)
     other = actions_on(page_of(posttrained, tmp_path, *words, "--seed", "6"))
     assert (other != served).any()
+
+
+def test_a_kept_request_is_explained_with_its_subtask_and_the_chunk_that_it_went_on_with(
+    posttrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, words = tmp_path / "kept", ["--robot", card_file(tmp_path, "toy_arm"), "--source", "toy_arm"]
+    policy, sample = load_policy(posttrained, ema=True), replace(ARM, actions=None)
+    rest = Remainder(policy.actions([sample], [1])[0][3:], 2)
+    question = observation_of(ARM) | {"remainder": {"actions": rest.actions_RD, "delay_steps": 2}}
+    options = ["--mode", "hierarchical", "--keep-requests", str(kept)]
+    with monkeypatch.context() as patch:
+        said = question | {"correction": "lift the cup"}
+        _, _, reply = served(patch, tmp_path, said, str(posttrained), *words, *options)
+    (file,) = kept.iterdir()
+    page = page_of(posttrained, tmp_path, "--observation", str(file), *words)
+    np.testing.assert_array_equal(actions_on(page), reply["actions"])
+    assert "<dt>acted on</dt><dd>lift the cup</dd>" in page
+    assert "the first 2 of them out of reach" in page
+    assert "bent towards the former chunk" in page
+    assert (policy.actions([sample], [reply["seed"]], [rest])[0] != reply["actions"]).any()
 
 
 @pytest.mark.parametrize(

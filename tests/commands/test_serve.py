@@ -184,10 +184,6 @@ def test_a_mode_that_the_run_has_not_learnt_is_refused(
         (["--robot", "droid"], "--source: got nothing, and 0 sources whose card names the robot droid, expected one"),
         (["--robot", "droid", "--source", "toy_web"], "--source: got 'toy_web', expected one of"),
         (["--robot", "droid", "--source", "toy_arm"], "source card toy_arm, cameras: got"),
-        (
-            ["--mode", "hierarchical", "--keep-requests", "f", "--robot", "droid"],
-            "--keep-requests: got --mode hierarch",
-        ),
         (["--robot", "droid", "model=pi0", "--asset", "a"], "got model=pi0 --asset a, expected a run alone"),
         (["--robot", "droid", "--clients", "0"], "--clients: got 0, expected at least 1"),
         (["--robot", "droid", "--api-key-file", "nowhere"], "--api-key-file nowhere: got"),

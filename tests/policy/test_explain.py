@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pi05_train.errors import UserError
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.explain import explain
 from pi05_train.policy.hierarchy import MODES, Hierarchy, RobotState, Turn
 from pi05_train.policy.tokens import SORTS, read_tokens
@@ -80,6 +81,19 @@ def test_what_is_explained_is_what_the_policy_computes(mode: str) -> None:
         np.testing.assert_array_equal(pixels, image.permute(1, 2, 0).numpy())
     assert [words.text] == policy.text([levels.question(sample)], 8)
     assert [token.id for token in explained.target] == policy.processor(sample, key=(), training=False).target_ids
+
+
+def test_a_chunk_that_goes_on_is_explained_with_its_guided_denoising() -> None:
+    policy, (first, second) = toy_policy(), toy_samples("toy_mobile")[:2]
+    rest = Remainder(policy.actions([first], [1])[0][3:], 2)
+    actions = explain(policy, second, 7, mode="flat", remainder=rest, max_text_tokens=1).actions
+    assert actions is not None
+    asked = replace(second, subtask="", boxes=())
+    np.testing.assert_array_equal(actions.chunk_HD, policy.actions([asked], [7], [rest])[0])
+    np.testing.assert_array_equal(actions.chunk_HD[:2], rest.actions_RD[:2])
+    x_HD, (dims,) = actions.denoising.x_THD[-1], actions.chunk_HD.shape[1:]
+    np.testing.assert_allclose(x_HD, policy.normalised_actions([asked], [7], [rest])[0][:, :dims], atol=1e-5)
+    assert (policy.denoising(asked, 7).velocity_THD[..., :dims] != actions.denoising.velocity_THD).any()
 
 
 def test_a_request_has_no_target_and_a_policy_without_experts_is_refused() -> None:

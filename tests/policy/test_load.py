@@ -11,7 +11,7 @@ import yaml
 from pi05_train.checkpoint.foreign.exporting import Weights, export_checkpoint
 from pi05_train.checkpoint.foreign.identify import Format
 from pi05_train.checkpoint.foreign.importing import import_checkpoint
-from pi05_train.checkpoint.foreign.lerobot_files import policy_of
+from pi05_train.checkpoint.foreign.lerobot_files import LerobotPolicy, policy_of
 from pi05_train.checkpoint.storage.own import write_weights_folder
 from pi05_train.errors import UserError
 from pi05_train.model.adaptation import AdaptationConfig
@@ -189,18 +189,30 @@ def test_lerobots_policies_act_as_their_files_say(
     np.testing.assert_allclose(policy.actions(samples, [1, 2]), made.actions(samples, [1, 2]), atol=1e-4)
 
 
-@pytest.mark.parametrize("numbers", [0, 20])
 def test_the_prompt_of_a_lerobot_policy_has_as_many_numbers_of_state_as_it_was_trained_with(
-    numbers: int, tokenizers: list[str], tmp_path: Path
+    tokenizers: list[str], tmp_path: Path
 ) -> None:
     made, sample = made_policy("pi05", tokenizers, ABSOLUTE), toy_samples(ABSOLUTE)[0]
-    write(made, tmp_path / "weights", Format.LEROBOT, prompt_state_dim=numbers)
+    write(made, tmp_path / "weights", Format.LEROBOT, prompt_state_dim=20)
     found = load_foreign_policy(str(tmp_path / "weights"), CARDS[ABSOLUTE], tokenizers).processor
     state = made.processor._state(sample)
     assert state is not None
-    words, padded = (TEMPLATES["pi05"], np.pad(state, (0, 6))) if numbers else (TEMPLATES["pi0"], None)
+    padded, words = np.pad(state, (0, 6)), made.processor.templates
     expected = build_prompt(sample, templates=words, tokens=made.processor.tokens, state_normalised=padded)
     assert found.prompt_only(sample).prefix_ids == expected
+
+
+def absolute_policy() -> LerobotPolicy:
+    """LeRobot's, with a bare prompt."""
+    words = {"low_level": "{task}", "separator": "\n"}
+    return policy_of(toy_processor().model, CARDS[ABSOLUTE], normalisation="quantile", euler_steps=10, **words)
+
+
+def test_a_lerobot_policy_without_state_in_its_prompt_is_asked_with_the_task_alone() -> None:
+    words = conventions_of("pi05", [], absolute_policy(), CARDS[ABSOLUTE]).templates
+    assert (words.low_level, words.low_level_separator) == ("{task}", "\n")
+    chosen = conventions_of("pi05", ["templates=paper"], absolute_policy(), CARDS[ABSOLUTE]).templates
+    assert "{control_mode}" in chosen.low_level
 
 
 @pytest.mark.parametrize(
@@ -213,10 +225,8 @@ def test_the_prompt_of_a_lerobot_policy_has_as_many_numbers_of_state_as_it_was_t
     ],
 )
 def test_a_card_that_a_lerobot_policy_is_not_for_is_refused(change: dict[str, object], sentence: str) -> None:
-    config, words = toy_processor().model, {"low_level": "{task}", "separator": "\n"}
-    policy = policy_of(config, CARDS[ABSOLUTE], normalisation="quantile", euler_steps=10, **words)
     with pytest.raises(UserError, match=sentence):
-        conventions_of("pi05", [], policy, replace(CARDS[ABSOLUTE], **change))  # type: ignore[arg-type]
+        conventions_of("pi05", [], absolute_policy(), replace(CARDS[ABSOLUTE], **change))  # type: ignore[arg-type]
 
 
 def test_a_lerobot_policy_without_statistics_takes_those_that_a_person_puts_beside_it(

@@ -1,4 +1,4 @@
-"""The latest requests in a folder, each with its seed, so that somebody can see later why a robot did what it did."""
+"""The latest requests in a folder, with seed and subtask, so that somebody can see why a robot did what it did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pi05_train.errors import UserError
 from pi05_train.policy.server.wire import pack
-from pi05_train.samples.robot_card import SEED
+from pi05_train.samples.robot_card import SEED, SUBTASK
 
 MOST = 100
 """Files in the folder."""
@@ -30,9 +30,14 @@ class KeptRequests:
         self._files = deque(sorted(folder.glob("*-client-*-request-*.msgpack")))
         self._one_at_a_time = threading.Lock()
 
-    def keep(self, observation: Mapping[str, object], seed: int, *, client: int, request: int) -> None:
-        """Write one and delete the oldest beyond `most`; raises OSError. May be called from several threads."""
-        frame = pack({**observation, SEED: seed})
+    def keep(
+        self, observation: Mapping[str, object], seed: int, subtask: str = "", *, client: int, request: int
+    ) -> None:
+        """Write one and delete the oldest beyond `most`; raises OSError. May be called from several threads.
+
+        `subtask` is what was done; "": the command.
+        """
+        frame = pack({**observation, SEED: seed} | ({SUBTASK: subtask} if subtask else {}))
         with self._one_at_a_time:
             path = self.folder / f"{time.time_ns() // 10**6}-client-{client}-request-{request}.msgpack"
             path.write_bytes(frame)

@@ -174,13 +174,16 @@ class PolicyServer:
             seed = secrets.randbits(31) if asked.seed is None else asked.seed
             turn = Turn(asked.sample, state, self._clock(), seed, asked.correction, asked.remainder)
             answering = self._batcher.submit(turn)
-            await self._keep(observation, seed, **who)
+            if not self._hierarchical:
+                await self._keep(observation, seed, "", **who)
             either: list[asyncio.Future[Any]] = [answering, closed]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not answering.done():
                 answering.cancel()
                 return state
             answer = answering.result()
+            if self._hierarchical:  # only now is it known what is done
+                await self._keep(observation, seed, answer.state.subtask, **who)
             reply = pack(self._reply(answer, seed, previous_ms))
         except UserError as refusal:
             self._events("refused", **who, why=str(refusal))
@@ -196,13 +199,13 @@ class PolicyServer:
             return answer.state
         return state
 
-    async def _keep(self, observation: object, seed: int, *, client: int, request: int) -> None:
-        """While the answer is computed; a robot is served even where its requests cannot be kept."""
+    async def _keep(self, observation: object, seed: int, subtask: str, *, client: int, request: int) -> None:
+        """A robot is served even where its requests cannot be kept."""
         if self._kept is None:
             return
         assert isinstance(observation, Mapping), "what the robot's card let through"
         try:
-            await asyncio.to_thread(self._kept.keep, observation, seed, client=client, request=request)
+            await asyncio.to_thread(self._kept.keep, observation, seed, subtask, client=client, request=request)
         except OSError as error:
             self._events("warning", client=client, request=request, why=f"the request could not be kept: {error}")
 
