@@ -18,6 +18,11 @@ def read_card(name: str) -> SourceCard:
     if not path.is_file():
         known = sorted(p.stem for p in (resource("data_mixtures") / "source").glob("*.yaml"))
         raise UserError("source card", got=name, expected=f"a file, or one of {known}", do="correct the name")
-    card = build(SourceCard, yaml.safe_load(path.read_text()), f"source card {path.name}")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        got = " ".join(str(error).split())
+        raise UserError(f"source card {path}", got=got, expected="YAML", do="correct it") from error
+    card = build(SourceCard, content, f"source card {path.name}")
     check_card(card)
     return card

@@ -27,6 +27,8 @@ PUBLISHED: dict[str, tuple[str, ...]] = {
     ),
 }
 """By family, how openpi's published weights are talked to."""
+NETWORK, PROMPTS = ("model", "adaptation"), ("templates", "tokenizer")
+"""What overrides may choose."""
 NORMALISATION = {"pi05": "quantile", "pi0": "z_score", "pi0_fast": "quantile"}
 
 
@@ -78,7 +80,15 @@ def names_group(overrides: Sequence[str], *groups: str) -> bool:
 
 def group_of(override: str) -> str:
     """The group that an override chooses or changes."""
-    return override.partition("=")[0].partition(".")[0]
+    return override.partition("=")[0].partition(".")[0].lstrip("+~")
+
+
+def check_overrides(where: str, format: Format, overrides: Sequence[str]) -> None:
+    """Refuse (UserError) overrides that would change nothing: imported weights say which network they are."""
+    groups = [*NETWORK, *PROMPTS] if format is not Format.WEIGHTS else [*PROMPTS]
+    for override in overrides:
+        if group_of(override) not in groups:
+            raise UserError(f"{where}, overrides", got=override, expected=f"overrides of {groups}", do="leave it out")
 
 
 def _check_robot(policy: LerobotPolicy, robot: SourceCard) -> None:

@@ -25,7 +25,14 @@ from pi05_train.model.half import to_bfloat16
 from pi05_train.model.init import NoDraws
 from pi05_train.model.lora import adapt, apply_lora
 from pi05_train.model.pi05 import Pi05
-from pi05_train.policy.conventions import conventions_of, group_of, lerobot_policy, names_group
+from pi05_train.policy.conventions import (
+    NETWORK,
+    check_overrides,
+    conventions_of,
+    group_of,
+    lerobot_policy,
+    names_group,
+)
 from pi05_train.policy.policy import Policy
 from pi05_train.processing.normalisation import NormStats, parse_norm_stats
 from pi05_train.processing.processor import Processor
@@ -64,7 +71,9 @@ def load_foreign_policy(
     `assets/`; None: there is one. `euler_steps` None: as LeRobot's folder says, or 10. Tensors go to the device one at
     a time.
     """
-    told = lerobot_policy(where, identify(where))
+    format = identify(where)
+    check_overrides(where, format, overrides)
+    told = lerobot_policy(where, format)
     config, adaptation, expert, source = _opened(where, overrides, told)
     check_acts(where, config.family, expert=expert)
     around = conventions_of(config.family, overrides, told, robot)
@@ -123,7 +132,7 @@ def _opened(
         model = build(ModelConfig, folder.model["model"], "model")
         adaptation = build(AdaptationConfig, folder.model["adaptation"], "adaptation")
         return model, adaptation, bool(folder.model["expert"]), folder.source
-    chosen = [part for part in overrides if group_of(part) in ("model", "adaptation")]
+    chosen = [part for part in overrides if group_of(part) in NETWORK]
     model, adaptation = compose_model(["model=pi05", *chosen])
     if policy is not None and not names_group(overrides, "model"):
         model = policy.model

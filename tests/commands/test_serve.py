@@ -144,6 +144,10 @@ def test_pi0_fast_is_served_and_an_answer_that_is_no_chunk_refused(
         (["--source", "nobody"], "source card: got nobody, expected a file, or one of"),
         (["--source", "open_droid"], "source card open_droid, cameras: got"),
         (["--source", "FILE", "--weights", "raw"], "--weights: got raw, expected a run"),
+        (
+            ["--source", "FILE", "model=pi0"],
+            "overrides: got model=pi0, expected overrides of ['templates', 'tokenizer']",
+        ),
         (["--source", "FILE", "--asset", "other"], "got 'other', expected one of ['toy_arm']"),
         (["--source", "FILE", "--mode", "hierarchical"], "got weights without a high-level source"),
     ],
