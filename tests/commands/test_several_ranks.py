@@ -14,6 +14,7 @@ from pi05_train.commands.main import main
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from tests.commands.conftest import Workspace
+from tests.engine.forked import fork_ranks
 from tests.engine.launched import run_ranks
 from tests.synthetic import CARDS, shard_path
 
@@ -86,7 +87,7 @@ def damage(workspace: Workspace) -> None:
 
 def test_a_batch_that_ranks_cannot_share_is_refused_once(workspace: Workspace) -> None:
     overrides = workspace.overrides("pretrain", "engine=ddp", "data.global_batch_samples=5")
-    ended = run_ranks(2, "-m", "pi05_train.commands.main", "train", *overrides)
+    ended = fork_ranks(2, "-m", "pi05_train.commands.main", "train", *overrides)
     sentence = "data.global_batch_samples: got 5 over 2 ranks, expected a multiple of the number of ranks"
     assert sum(process.stderr.count(sentence) for process in ended) == 1
     assert all(process.returncode != 0 for process in ended)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,10 +24,9 @@ from pi05_train.trainer.examples import Prediction
 from pi05_train.trainer.loop import Plan, fit
 from pi05_train.trainer.metrics import Row
 from pi05_train.trainer.run_folder import RunFolder
-from tests.engine.launched import run_ranks
+from tests.engine.forked import fork_ranks
 from tests.engine.tiny import PRETRAIN, TINY, tiny_engine, tiny_loader
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 7
 
 
@@ -163,7 +160,7 @@ with open_world() as world:
 
 
 def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> None:
-    ended = run_ranks(2, "-c", SIGNALLED, str(tmp_path))
+    ended = fork_ranks(2, "-c", SIGNALLED, str(tmp_path))
     assert [process.stdout.splitlines()[-1:] for process in ended] == [["done 5"]] * 2, ended[1].stderr
     assert steps_saved(tmp_path) == [3, 5]
     assert [row["step"] for row in rows(tmp_path)] == [1, 3]
@@ -190,7 +187,7 @@ with open_world() as world:
 
 
 def test_a_write_that_fails_on_one_rank_ends_all_with_one_sentence(tmp_path: Path) -> None:
-    ended = run_ranks(2, "-c", FULL_DISK, str(tmp_path))
+    ended = fork_ranks(2, "-c", FULL_DISK, str(tmp_path))
     assert all(process.returncode for process in ended)
     sentence = "File too large'), expected a disk that takes it; make room or mend the disk"
     assert sum(process.stderr.count(sentence) for process in ended) == 1
@@ -279,9 +276,8 @@ def test_trackers_see_the_rows_of_the_file(tmp_path: Path) -> None:
 def test_kill_dash_nine_then_resume_is_the_uninterrupted_run(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
     """A real process, killed by itself in the middle of a save: files written, name not yet given."""
     script = f"""
-import os, signal, sys
+import os, signal
 from pathlib import Path
-sys.path.insert(0, {str(ROOT)!r})
 from pi05_train.checkpoint import integrity
 from tests.engine.tiny import tiny_engine, tiny_loader
 from tests.trainer.test_loop import PLAN, open_run
@@ -296,7 +292,7 @@ Path.rename = rename_or_die
 with open_run(Path({str(tmp_path)!r})) as folder:
     fit(tiny_engine(), tiny_loader, PLAN, folder)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    (done,) = fork_ranks(1, "-c", script)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert steps_saved(tmp_path) == [3]
     assert_same_run(train(tmp_path), tmp_path, *whole)
