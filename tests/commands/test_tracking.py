@@ -12,12 +12,7 @@ from pi05_train.checkpoint.run_state import step_folder
 from pi05_train.checkpoint.tensors import read_tensors, stored_shapes
 from pi05_train.commands.main import main
 from tests.commands.conftest import Workspace
-
-
-def rows(run: Path) -> list[dict[str, float]]:
-    """Without what the clock and the machine say."""
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))} for row in found]
+from tests.trainer.logged import logged
 
 
 def weights(run: Path) -> dict[str, Any]:
@@ -35,7 +30,7 @@ def test_examples_change_no_number_and_no_weight(workspace: Workspace) -> None:
     assert main(["train", *workspace.overrides("pretrain", f"run.folder={plain}", *common)]) == 0
     more = ["logger.examples_every_steps=2", "logger.tensorboard=true"]
     assert main(["train", *workspace.overrides("pretrain", f"run.folder={watched}", *common, *more)]) == 0
-    assert rows(watched) == rows(plain)
+    assert logged(watched) == logged(plain)
     assert weights(watched).keys() == weights(plain).keys() != set()
     for name, value in weights(plain).items():
         assert torch.equal(weights(watched)[name], value), name

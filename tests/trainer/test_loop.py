@@ -26,6 +26,7 @@ from pi05_train.trainer.metrics import Row
 from pi05_train.trainer.run_folder import RunFolder
 from tests.engine.forked import fork_ranks
 from tests.engine.tiny import PRETRAIN, TINY, tiny_engine, tiny_loader
+from tests.trainer.logged import logged
 
 STEPS = 7
 
@@ -59,14 +60,8 @@ def train(path: Path, plan: Plan = PLAN, loader=tiny_loader, trackers=()) -> PyT
     return engine
 
 
-def rows(path: Path) -> list[Row]:
-    """Rows without what the clock says."""
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
-
-
 def assert_same_run(engine: PyTorchEngine, path: Path, other: PyTorchEngine, other_path: Path) -> None:
-    assert rows(path) == rows(other_path)
+    assert logged(path) == logged(other_path)
     assert_same_tensors(engine.state(), other.state())
 
 
@@ -111,7 +106,7 @@ def signalling_loader(at: int, number: int):
 
 def test_whole_run_logs_saves_and_keeps(whole: tuple[PyTorchEngine, Path]) -> None:
     _, path = whole
-    found = rows(path)
+    found = logged(path)
     assert [row["step"] for row in found] == [1, 3, 5, 6]
     assert [row["samples"] for row in found] == [12, 24, 36, 42]
     assert found[0]["learning_rate"] == pytest.approx(1e-2 * 2 / 3)
@@ -163,7 +158,7 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path: Path) -> N
     ended = fork_ranks(2, "-c", SIGNALLED, str(tmp_path))
     assert [process.stdout.splitlines()[-1:] for process in ended] == [["done 5"]] * 2, ended[1].stderr
     assert steps_saved(tmp_path) == [3, 5]
-    assert [row["step"] for row in rows(tmp_path)] == [1, 3]
+    assert [row["step"] for row in logged(tmp_path)] == [1, 3]
 
 
 FULL_DISK = (
@@ -225,7 +220,7 @@ def test_finished_run_draws_nothing_and_more_steps_continue_it(tmp_path: Path) -
     train(tmp_path / "parts", replace(constant, steps=2))
     train(tmp_path / "parts", replace(constant, steps=2), loader=no_loader)
     train(tmp_path / "parts", replace(constant, steps=5))
-    assert rows(tmp_path / "parts") == rows(tmp_path / "whole")
+    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
 
 
 def test_resume_refuses_fewer_steps_other_data_and_another_model(tmp_path: Path) -> None:
