@@ -17,8 +17,8 @@ from tests.trainer.logged import logged
 
 def weights(run: Path) -> dict[str, Any]:
     folder = step_folder(run, 3)
-    names = [name.removeprefix("model.") for name in stored_shapes(folder) if name.startswith("model.")]
-    found = {name: torch.empty(stored_shapes(folder)[f"model.{name}"]) for name in names}
+    shapes = stored_shapes(folder).items()
+    found = {name.removeprefix("model."): torch.empty(shape) for name, shape in shapes if name.startswith("model.")}
     read_tensors(folder, {"model": found})
     return found
 
@@ -31,9 +31,10 @@ def test_examples_change_no_number_and_no_weight(workspace: Workspace) -> None:
     more = ["logger.examples_every_steps=2", "logger.tensorboard=true"]
     assert main(["train", *workspace.overrides("pretrain", f"run.folder={watched}", *common, *more)]) == 0
     assert logged(watched) == logged(plain)
-    assert weights(watched).keys() == weights(plain).keys() != set()
-    for name, value in weights(plain).items():
-        assert torch.equal(weights(watched)[name], value), name
+    got, expected = weights(watched), weights(plain)
+    assert got.keys() == expected.keys() != set()
+    for name, value in expected.items():
+        assert torch.equal(got[name], value), name
 
     assert [folder.name for folder in sorted((watched / "examples").iterdir())] == ["step-00000002"]
     shown = json.loads((watched / "examples" / "step-00000002" / "examples.json").read_text())
