@@ -18,6 +18,7 @@ from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.sources.index import Index
 from pi05_train.processing.normalisation import NormStats
 from tests.commands.conftest import Workspace
+from tests.synthetic import flip
 from tests.trainer.logged import logged
 
 BUDGETS = ["data.micro_batch_tokens=400", "data.micro_batch_images=5"]
@@ -91,9 +92,7 @@ def test_a_sample_that_cannot_be_read_counts_as_the_longest(
     index, statistics = open_source(config, "toy_subtasks")
     record = index.records[9]
     path, offset = index.folder / index.shards[int(record["shard"])].name, int(record["offset"])
-    content = bytearray(path.read_bytes())
-    content[offset + 512] ^= 1  # the first byte of its json
-    path.write_bytes(content)
+    flip(path, offset + 512)  # the first byte of its json
     assert main(["data", "count", "--workers", "1", *cached(workspace, "pretrain")]) == 0
     assert "toy_subtasks: 1 of 40 samples cannot be read" in capsys.readouterr().out
     counts = open_counts("toy_subtasks", index, config, statistics)

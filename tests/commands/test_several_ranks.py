@@ -13,7 +13,7 @@ from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from tests.commands.conftest import Workspace
 from tests.engine.forked import fork_ranks
 from tests.engine.launched import run_ranks
-from tests.synthetic import CARDS, shard_path
+from tests.synthetic import CARDS, flip, shard_path
 from tests.trainer.logged import logged
 
 
@@ -71,10 +71,7 @@ def damage(workspace: Workspace) -> None:
     mixture = Mixture.open(MixtureConfig("one", {card.name: SourceEntry(card, 1.0)}), workspace.data, split=None)
     index = mixture.indexes[card.name]
     for row in range(0, len(index), 2):
-        shard = shard_path(index, row)
-        content = bytearray(shard.read_bytes())
-        content[int(index.records["offset"][row]) + 700] ^= 1
-        shard.write_bytes(content)
+        flip(shard_path(index, row), int(index.records["offset"][row]) + 700)
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_once(workspace: Workspace) -> None:

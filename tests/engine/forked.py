@@ -1,7 +1,7 @@
 """Processes of a test that need not import: forks of one process that has only imported, and lives as long as pytest.
 
-Importing takes most of them longer than all that they do. They end as every process does, interpreter included. What
-they have in common, and `run_ranks` has not, is the seed of Python's hashes.
+Importing takes most of them longer than all that they do. They end as every process does, interpreter included. Unlike
+the processes of `run_ranks` they have the seed of Python's hashes in common, and write what they say to files.
 """
 
 from __future__ import annotations
