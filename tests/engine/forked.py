@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine.launched import ROOT, environments
+
+IMPORTED = ("torch._dynamo", "torch.distributed.fsdp", "pi05_train.train")
 
 
 def fork_ranks(size: int, *arguments: str, seconds: int = 600) -> list[subprocess.CompletedProcess[str]]:
@@ -98,9 +101,8 @@ def _become(child: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import torch._dynamo
-    import torch.distributed.fsdp  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     told = _fork_until_told()
     if told is not None:
         _become(told)

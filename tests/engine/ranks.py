@@ -30,7 +30,7 @@ from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, TINY, tiny_mixed_b
 
 STEPS = 20
 FEW_STEPS = 5
-"""Of what changes when a number is computed, and not how."""
+"""Where other cases take all of them with the same arithmetic."""
 PARTS = ("WD", "HL", "ME", "CE")
 """Of a step, and of two ranks: web samples and text without a picture; robot samples and actions without a target."""
 ADAPTATION = AdaptationConfig([LoraRule("layers.*_proj", 2, 4.0)], ["vision.*", "embedding.*", "layers.*"])
