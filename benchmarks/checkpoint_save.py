@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,8 +42,9 @@ STEPS_BEFORE = 3
 
 def make_engine(width: int) -> PyTorchEngine:
     """The tiny network of the tests with wide layers: many bytes, and steps that take little."""
-    towers = {"backbone": TowerConfig(width, 4 * width), "expert": TowerConfig(width // 2, 2 * width)}
-    model = Pi05(replace(TINY, depth=8, heads=4, head_dim=64, vocab_size=1024, **towers), expert=True)
+    backbone, expert = TowerConfig(width, 4 * width), TowerConfig(width // 2, 2 * width)
+    config = replace(TINY, depth=8, heads=4, head_dim=64, vocab_size=1024, backbone=backbone, expert=expert)
+    model = Pi05(config, expert=True)
     model.init_weights(0)
     return PyTorchEngine(model, POSTTRAIN, OPTIMIZER, CPU_FP32, ALONE)
 
@@ -83,6 +85,9 @@ def main() -> None:
     def step() -> float:
         return seconds(lambda: engine.train_step(batch, learning_rate=1e-4))
 
+    def save(saver: Saver) -> None:
+        saver.save(next(numbers), engine.state(), {})
+
     step()
     state = engine.state()
     print(
@@ -100,12 +105,12 @@ def main() -> None:
             for way in (True, False)
         ]
         for saver in savers:
-            saver.save(next(numbers), engine.state(), {})
+            save(saver)
             saver.wait()
         for _ in range(chosen.rounds):
             for saver, way in zip(savers, (True, False), strict=True):
                 quiet += [step() for _ in range(STEPS_BEFORE)]
-                stands[way].append(seconds(lambda saver=saver: saver.save(next(numbers), engine.state(), {})))
+                stands[way].append(seconds(partial(save, saver)))
                 begin = time.perf_counter()
                 while saver.writing:
                     beside.append(step())

@@ -104,7 +104,8 @@ def measure(case: Case) -> None:
     engine = PyTorchEngine(model, objective, config.optimizer, config.engine, ALONE)
     shapes = [replace(SAMPLE, actions=objective.expert)] * case.micro_batch
     batches = [draw_batch(shapes, config.model, rng) for _ in range(2)]
-    seconds, results = [], []
+    seconds: list[float] = []
+    results = []
     for step in range(WARM_UP + STEPS):
         with timed(seconds):
             results.append(engine.train_step([batches[step % 2]], learning_rate=1e-5))
@@ -177,9 +178,9 @@ def attention() -> None:
         ]
         found = []
         for dtype in (torch.bfloat16, torch.float64):
-            leaves = [x.bfloat16().to(dtype).requires_grad_() for x in inputs]
-            attended = attend(*leaves, call)
-            gradients = torch.autograd.grad(attended.square().sum(), leaves)
+            q, k, v = (x.bfloat16().to(dtype).requires_grad_() for x in inputs)
+            attended = attend(q, k, v, call)
+            gradients = torch.autograd.grad(attended.square().sum(), (q, k, v))
             found.append([x.detach().double() for x in (attended, *gradients)])
         errors = [float((ours - exact).norm() / exact.norm()) for ours, exact in zip(*found, strict=True)]
         print(f"attention, {name}: relative error of the output and of the gradients of q, k, v", end=" ")

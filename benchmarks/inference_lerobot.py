@@ -59,9 +59,10 @@ def write_inputs(batch: Batch, noise: Tensor, config: ModelConfig, path: Path) -
     images = CAMERAS * config.vision.tokens_per_image
     tokens = np.zeros((batch.num_segments, config.max_prompt_tokens), dtype=np.int64)
     mask = np.zeros(tokens.shape, dtype=bool)
-    for s, own in enumerate(batch.token_ids_N.split(batch.prefix_lengths)):
+    prompts = batch.token_ids_N.split(batch.prefix_lengths)  # type: ignore[no-untyped-call]
+    for s, own in enumerate(prompts):
         tokens[s, : len(own) - images], mask[s, : len(own) - images] = own[images:], True
-    pictures = batch.images_ICHW.permute(0, 2, 3, 1).unflatten(0, (-1, CAMERAS)).numpy()
+    pictures = batch.images_ICHW.permute(0, 2, 3, 1).unflatten(0, (-1, CAMERAS)).numpy()  # type: ignore[no-untyped-call]
     views = {f"image.{name}": pictures[:, camera] for camera, name in enumerate(NAMES)}
     np.savez(path, tokens=tokens, token_mask=mask, noise=noise.numpy(), **views)
 

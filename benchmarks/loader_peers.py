@@ -22,6 +22,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image
 
@@ -39,7 +40,9 @@ def samples(folder: Path) -> Iterator[dict[str, bytes]]:
                 if extension == "json" and members:
                     yield members
                     members = {}
-                members |= {"key": key.encode(), extension: tar.extractfile(member).read()}
+                file = tar.extractfile(member)
+                assert file, member.name
+                members |= {"key": key.encode(), extension: file.read()}
         yield members
 
 
@@ -59,7 +62,7 @@ def streaming(folder: Path, seed: int) -> Iterator[Any]:
             for members in samples(folder):
                 jpegs = {camera: members[f"{camera}.jpg"] for camera in CAMERAS}
                 writer.write({"json": members["json"], "lowdim": members["lowdim.npz"], **jpegs})
-    print(f"mosaicml-streaming {streaming.__version__}, torch {torch.__version__}, pillow {Image.__version__}")
+    print(f"mosaicml-streaming {streaming.__version__}, torch {torch.__version__}, pillow {PIL.__version__}")
     dataset = StreamingDataset(local=str(place), shuffle=True, shuffle_algo="py1e", shuffle_seed=seed, batch_size=32)
     while True:
         for sample in dataset:
@@ -91,7 +94,7 @@ def write_lerobot(folder: Path, place: Path) -> None:
     ordered = sorted(samples(folder), key=lambda members: members["key"])
     vector = {"dtype": "float32", "shape": (14,), "names": [f"joint_{joint}" for joint in range(14)]}
     video = {"dtype": "video", "shape": (224, 224, 3), "names": ["height", "width", "channels"]}
-    features = {"observation.state": vector, "action": vector}
+    features: dict[str, dict[str, Any]] = {"observation.state": vector, "action": vector}
     features |= {f"observation.images.{camera}": video for camera in CAMERAS}
     dataset = LeRobotDataset.create("local/robot", fps=RATE, root=place, features=features, use_videos=True)
     for number, members in enumerate(ordered):

@@ -83,7 +83,8 @@ def demo(folder: Path, cache: Path) -> tuple[CostsOf, Callable[[int], Schedule]]
 
 def fixed(costs: Costs, world_size: int, samples: int) -> NDArray[np.int64]:
     """Tokens [ranks, turns] of micro-batches of so many samples in slot order."""
-    return costs.tokens_B.reshape(world_size, -1, samples).sum(axis=2)
+    tokens: NDArray[np.int64] = costs.tokens_B.reshape(world_size, -1, samples).sum(axis=2)
+    return tokens
 
 
 def budgeted(costs: Costs, world_size: int, budget: Budget) -> NDArray[np.int64]:

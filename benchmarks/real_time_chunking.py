@@ -29,6 +29,7 @@ from pi05_train.policy.execution import Execution, Remainder
 from pi05_train.policy.guidance import Flow, Guidance, GuidedFlow, soft_weights
 from pi05_train.policy.sampler import euler, flow_times
 from pi05_train.simulation.fetch import Fetch
+from pi05_train.simulation.rooms import ROOMS
 
 HORIZON, EXECUTE, STEPS, LIMIT = 16, 4, 10, 60
 """Steps of a chunk, steps between observations, Euler steps, control steps of an episode (4.8 s)."""
@@ -136,7 +137,8 @@ class TwoMinds:
         weighed_B2HD = torch.linalg.inv(noisy_HH) @ apart_B2HD
         shares_B2 = (self.log_shares_2 - (apart_B2HD * weighed_B2HD).sum((2, 3)) / 2).softmax(1)
         clean_B2HD = self.plans_2HD + left * self.covariance_HH @ weighed_B2HD
-        return (x_BHD - (shares_B2[..., None, None] * clean_B2HD).sum(1)) / time
+        velocity_BHD: Tensor = (x_BHD - (shares_B2[..., None, None] * clean_B2HD).sum(1)) / time
+        return velocity_BHD
 
 
 def chunk_of(scene: Scene, remainder: Remainder | None, seed: tuple[int, int]) -> Floats:
@@ -157,7 +159,7 @@ def chunk_of(scene: Scene, remainder: Remainder | None, seed: tuple[int, int]) -
 
 def episode(world: Fetch, seed: int, strategy: str, delay: int) -> tuple[bool, int]:
     """Success and the number of control steps."""
-    world.restart(seed, room=0)
+    world.restart(seed, room=ROOMS[0])
     execution = Execution(strategy, horizon=HORIZON, execute_steps=EXECUTE, delay_steps=delay)
     arrives, chunk, block = 0, np.zeros((HORIZON, 2), np.float32), Scene.of(world).block
     for step in range(LIMIT):
@@ -180,7 +182,7 @@ def worlds_around(world: Fetch, count: int) -> list[int]:
     found: list[int] = []
     seed = FIRST_WORLD
     while len(found) < count:
-        world.restart(seed, room=0)
+        world.restart(seed, room=ROOMS[0])
         scene = Scene.of(world)
         if min(scene.angle(1), scene.angle(-1)) > EITHER_WAY and np.linalg.norm(scene.target - scene.block) > 0.08:
             found.append(seed)

@@ -42,10 +42,12 @@ def write_robot_world(root: Path) -> Processor:
     samples = [sample for episode in range(EPISODES) for sample in _episode(rng, episode)]
     write_shards(root / CARD.shards, [samples[i] for i in rng.permutation(len(samples))], samples_per_shard=200)
     build_index(root / CARD.shards)
-    statistics = read_norm_stats(write_statistics(root / CARD.shards, CARD, HORIZON))
+    written = write_statistics(root / CARD.shards, CARD, HORIZON)
+    assert written, "every sample has actions"
+    statistics = read_norm_stats(written)
     texts = [sample.task + " 0123456789" for sample in samples]
     text = fit_text_tokenizer(texts, root / "tokenizer", pieces=400, fast_size=1024)
-    chunks = [sample.actions for sample in samples[::5]]
+    chunks = [sample.actions for sample in samples[::5] if sample.actions is not None]
     tokens = Tokens(text, fit_fast_tokenizer(chunks, vocab_size=1024))
     vision = VisionConfig(image_size=PIXELS, patch_size=14, width=16, depth=1, mlp_dim=16, heads=1)
     tower = TowerConfig(width=16, mlp_dim=16)
@@ -59,8 +61,8 @@ def write_robot_world(root: Path) -> Processor:
 def _episode(rng: np.random.Generator, episode: int) -> Iterator[Sample]:
     videos = [_video(rng) for _ in CAMERAS]
     steps = np.arange(FRAMES + HORIZON)[:, None] / 50
-    path = rng.uniform(-1, 1, DIMS) + rng.uniform(0.1, 0.6, DIMS) * np.sin(3 * steps + rng.uniform(0, 6, DIMS))
-    path = path.astype(np.float32)
+    angles = rng.uniform(-1, 1, DIMS) + rng.uniform(0.1, 0.6, DIMS) * np.sin(3 * steps + rng.uniform(0, 6, DIMS))
+    path = angles.astype(np.float32)
     for frame in range(FRAMES):
         yield Sample(
             key=f"{episode:08d}_{frame:06d}",

@@ -143,3 +143,10 @@ def _smooth_chunk(
 def shard_path(index: Index, row: int) -> Path:
     """The shard of a source on this disk that holds a row."""
     return index.folder / index.shards[int(index.records["shard"][row])].name
+
+
+def flip(path: Path, place: int) -> None:
+    """Flip a bit of the file's byte at `place`."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)

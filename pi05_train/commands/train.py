@@ -38,7 +38,7 @@ def train_variants(overrides: Sequence[str], config_dir: str | None) -> None:
     study = study_of(variants(overrides, config_dir))
     options = launcher(overrides, config_dir, study)
     if "submitit" not in options["_target_"]:
-        multirun(overrides, config_dir, train_variant)
+        multirun(overrides, config_dir, study, train_variant)
         return
     for job in submit_variants(overrides, config_dir, options):
         print(f"{job.job_id} is submitted; its log: {job.paths.stderr}")

@@ -68,12 +68,11 @@ def study_of(found: Sequence[Variant]) -> Path:
     return Path(found[0].config.run.folder).parent
 
 
-def multirun(overrides: Sequence[str], config_dir: str | None, task: Callable[[Variant], object]) -> None:
-    """`task` for every variant, one after the other.
+def multirun(overrides: Sequence[str], config_dir: str | None, study: Path, task: Callable[[Variant], object]) -> None:
+    """`task` for every variant, one after the other; `study` is their folder.
 
     A variant that fails does not stop the others; the first failure is raised at the end.
     """
-    study = study_of(variants(overrides, config_dir))
     swept = _swept(_parsed(overrides))
 
     def job(composed: DictConfig) -> None:

@@ -11,6 +11,16 @@ from torch.nn import Parameter
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from pi05_train.config.run_parts import OptimizerConfig
+from pi05_train.model.pi05 import Pi05
+
+
+def trained_groups(model: Pi05) -> tuple[list[Parameter], list[Parameter]]:
+    """Backbone and expert: the parameters that need a gradient."""
+    backbone, expert = (
+        [parameter for _, parameter in group if parameter.requires_grad]
+        for group in (model.backbone_parameters(), model.expert_parameters())
+    )
+    return backbone, expert
 
 
 def make_optimizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,11 @@ class StepResult:
     """Gradient norm before clipping."""
     expert_norm: float | None
     """Gradient norm before clipping; None where the step gave the expert no gradient."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the weights may be changed by it."""
+        return all(map(math.isfinite, (self.loss, self.backbone_norm, self.expert_norm or 0.0)))
 
     @property
     def text_loss(self) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from pi05_train.config.run_parts import EngineConfig, OptimizerConfig
 from pi05_train.engine.ema import WeightAverage
-from pi05_train.engine.optimizer import clip, gradient_norm, make_optimizer
+from pi05_train.engine.optimizer import clip, gradient_norm, make_optimizer, trained_groups
 from pi05_train.engine.protocol import StepResult
 from pi05_train.engine.sharding import distribute
-from pi05_train.engine.tallies import SegmentLosses, SourceNames, StepCounts, non_finite, sums_by_source
+from pi05_train.engine.tallies import SegmentLosses, SourceNames, StepCounts, loss_sums, non_finite
 from pi05_train.engine.world import World
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
@@ -47,9 +46,7 @@ class PyTorchEngine:
         self._bf16 = engine.precision == "bf16"
         self._named = dict(self._model.named_parameters())
         self._trained = {name: p for name, p in self._named.items() if p.requires_grad}
-        self._backbone = [p for name, p in self._model.backbone_parameters() if name in self._trained]
-        self._expert = [p for name, p in self._model.expert_parameters() if name in self._trained]
-        assert len(self._backbone) + len(self._expert) == len(self._trained), "a parameter belongs to neither group"
+        self._backbone, self._expert = trained_groups(self._model)
         self._optimizer = make_optimizer(self._backbone, self._expert, optimizer)
         self._average = None if optimizer.ema_decay is None else WeightAverage(self._named, optimizer.ema_decay)
         self._sources = SourceNames(world, expert=objective.expert)
@@ -62,11 +59,12 @@ class PyTorchEngine:
     def train_step(self, micro_batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
         """See `Engine.train_step`. The device is waited for once, before the optimizer step."""
         counts = self._sources.count(micro_batches)
-        losses, total = self._backward(micro_batches, counts)
+        losses = self._backward(micro_batches, counts)
         norms = gradient_norm(self._backbone), gradient_norm(self._expert)
-        sums = self.world.sum_on_device(torch.cat([total[None], sums_by_source(losses, self._sources.names).flatten()]))
-        backbone_norm, expert_norm, loss, *flat = _to_host(*norms, sums)
-        if not all(map(math.isfinite, (loss, backbone_norm, expert_norm))):
+        sums = self.world.sum_on_device(loss_sums(losses, self._sources.names))
+        backbone_norm, expert_norm, *flat = _to_host(*norms, sums)
+        result = counts.result(flat, backbone_norm, None if norms[1] is None else expert_norm)
+        if not result.finite:
             self._optimizer.zero_grad(set_to_none=True)
             raise non_finite(self._step, losses, self._sources)
         clip((self._backbone, self._expert), norms, self._config)
@@ -77,16 +75,7 @@ class PyTorchEngine:
         if self._average is not None:
             self._average.update()
         self._step += 1
-        text, flow = counts.tallies(flat)
-        return StepResult(
-            loss=loss,
-            text=text,
-            flow=flow,
-            samples=counts.samples,
-            tokens=counts.tokens,
-            backbone_norm=backbone_norm,
-            expert_norm=None if norms[1] is None else expert_norm,
-        )
+        return result
 
     def state(self) -> dict[str, Any]:
         """See `Engine.state`: "model" and "ema" of every parameter, "optimizer" of the trained ones, and "step"."""
@@ -107,17 +96,16 @@ class PyTorchEngine:
         self._step = int(state["step"])
         _copy(mine, state)
 
-    def _backward(self, micro_batches: Sequence[Batch], counts: StepCounts) -> tuple[list[SegmentLosses], Tensor]:
-        """Gradients of the global loss, accumulated over the micro-batches, and this rank's part of that loss."""
-        losses, total = [], torch.zeros((), device=self._device)
+    def _backward(self, micro_batches: Sequence[Batch], counts: StepCounts) -> list[SegmentLosses]:
+        """Gradients of the global loss, accumulated over the micro-batches, whose losses are returned."""
+        losses = []
         for place, batch in enumerate(micro_batches, start=1):
             with nullcontext() if place == len(micro_batches) else self._distributed.accumulating():
                 terms = self._forward(batch, counts.of_losses)
                 # Ranks average their gradients; the loss is a sum.
                 (terms.total * self.world.size).backward()  # type: ignore[no-untyped-call]
-            total += terms.total.detach()
-            losses.append(SegmentLosses(batch, terms.text_B, terms.flow_A))
-        return losses, total
+            losses.append(SegmentLosses(batch, terms.total.detach(), terms.text_B, terms.flow_A))
+        return losses
 
     def _forward(self, batch: Batch, counts: Counts) -> LossTerms:
         on_device = augmented(batch.to(self._device))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pi05_train.engine.protocol import Tally
+from pi05_train.engine.protocol import StepResult, Tally
 from pi05_train.engine.world import World
 from pi05_train.errors import UserError
 from pi05_train.model.batch import Batch
@@ -17,9 +17,10 @@ from pi05_train.objective.losses import Counts, count
 
 @dataclass(frozen=True)
 class SegmentLosses:
-    """Detached losses of one micro-batch: text_B, and flow_A over the segments with actions."""
+    """Detached losses of one micro-batch: its part of the step's loss, text_B, flow_A over segments with actions."""
 
     batch: Batch
+    total: Tensor
     text_B: Tensor
     flow_A: Tensor
 
@@ -47,14 +48,15 @@ class StepCounts:
     def samples(self) -> dict[str, int]:
         return {name: n for name, n in zip(self.names, self.segments, strict=True) if n}
 
-    def tallies(self, sums: Sequence[float]) -> tuple[dict[str, Tally], dict[str, Tally]]:
-        """Text and flow tallies, from text sums per source followed by flow sums; a source without one is left out."""
-        both = sums[: len(self.names)], sums[len(self.names) :]
+    def result(self, sums: Sequence[float], backbone_norm: float, expert_norm: float | None) -> StepResult:
+        """Of the step with these `loss_sums` over all ranks; a source without text or flow is left out of its tally."""
+        loss, *flat = sums
+        both = flat[: len(self.names)], flat[len(self.names) :]
         text, flow = (
             {name: Tally(total, n) for name, n, total in zip(self.names, counts, of, strict=True) if n}
             for counts, of in zip((self.text, self.flow), both, strict=True)
         )
-        return text, flow
+        return StepResult(loss, text, flow, self.samples, self.tokens, backbone_norm, expert_norm)
 
 
 class SourceNames:
@@ -98,8 +100,12 @@ class SourceNames:
         return [tokens, of_losses.text, of_losses.flow, *(counts[name] for counts in by_source for name in self.names)]
 
 
-def sums_by_source(losses: Sequence[SegmentLosses], sources: Sequence[str]) -> Tensor:
-    """[2, S] on the device: text and flow sums per source. Copies indices to the device, waits for nothing."""
+def loss_sums(losses: Sequence[SegmentLosses], sources: Sequence[str]) -> Tensor:
+    """[1 + 2 S] on the device: this rank's part of the step's loss, then text sums and flow sums per source.
+
+    Copies indices to the device, waits for nothing.
+    """
+    total = sum((part.total for part in losses), losses[0].total.new_zeros(()))
     index = {source: i for i, source in enumerate(sources)}
     sums = losses[0].text_B.new_zeros(2, len(sources), dtype=torch.float32)
     for part in losses:
@@ -108,7 +114,7 @@ def sums_by_source(losses: Sequence[SegmentLosses], sources: Sequence[str]) -> T
         flow_of = torch.tensor([index[segments[i].source] for i in part.flow_segments], dtype=torch.int64)
         sums[0].index_add_(0, text_of.to(sums.device, non_blocking=True), part.text_B.float())
         sums[1].index_add_(0, flow_of.to(sums.device, non_blocking=True), part.flow_A.float())
-    return sums
+    return torch.cat([total[None], sums.flatten()])
 
 
 def non_finite(step: int, losses: Sequence[SegmentLosses], sources: SourceNames) -> UserError:

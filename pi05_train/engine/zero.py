@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +12,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from pi05_train.config.run_parts import EngineConfig, OptimizerConfig
+from pi05_train.engine.optimizer import trained_groups
 from pi05_train.engine.protocol import StepResult
 from pi05_train.engine.pytorch import refuse_wrong_world, resolve_device
-from pi05_train.engine.tallies import SegmentLosses, SourceNames, StepCounts, non_finite, sums_by_source
+from pi05_train.engine.tallies import SegmentLosses, SourceNames, StepCounts, loss_sums, non_finite
 from pi05_train.engine.world import World
 from pi05_train.engine.zero_library import load_deepspeed
 from pi05_train.engine.zero_optimizer import AVERAGE, MOMENTS, ShardedAdamW, clip_factors
@@ -55,10 +55,9 @@ class ZeroEngine:
         model = model.to(self._device).float().train()
         self._named = dict(model.named_parameters())
         self._trained = {name: p for name, p in self._named.items() if p.requires_grad}
-        backbone = [p for name, p in model.backbone_parameters() if name in self._trained]
-        expert = [p for name, p in model.expert_parameters() if name in self._trained]
-        self._groups = [name for name, group in (("backbone", backbone), ("expert", expert)) if group]
-        self._optimizer = ShardedAdamW((backbone, expert), optimizer)
+        groups = trained_groups(model)
+        self._groups = [name for name, group in zip(("backbone", "expert"), groups, strict=True) if group]
+        self._optimizer = ShardedAdamW(groups, optimizer)
         self._engine = _initialize(deepspeed, model, self._optimizer, engine, self._device)
         self._shards = Shards(deepspeed, self._engine.optimizer, stage=_stage(engine), offload=engine.cpu_offload)
         self._optimizer.begin(self._shards.masters)
@@ -76,31 +75,20 @@ class ZeroEngine:
         Once it has refused a step, the engine is not to be used any more.
         """
         counts = self._sources.count(micro_batches)
-        losses, total = self._backward(micro_batches, counts)
+        losses = self._backward(micro_batches, counts)
         squares = self._shards.squared_gradient_norms(len(self._groups)).to(self._device)
-        sums = self.world.sum_on_device(
-            torch.cat([squares, total[None], sums_by_source(losses, self._sources.names).flatten()])
-        ).cpu()
-        norms = sums[: len(self._groups)].sqrt()
-        loss, *flat = sums[len(self._groups) :].tolist()
+        sums = self.world.sum_on_device(torch.cat([squares, loss_sums(losses, self._sources.names)])).cpu()
+        norms, flat = sums[: len(self._groups)].sqrt(), sums[len(self._groups) :].tolist()
         norm_of = dict(zip(self._groups, norms.tolist(), strict=True))
-        if not all(map(math.isfinite, (loss, *norm_of.values()))):
+        result = counts.result(flat, norm_of.get("backbone", 0.0), norm_of.get("expert"))
+        if not result.finite:
             raise non_finite(self._step, losses, self._sources)
         factors = clip_factors(norms, self._groups, self._config)
         for group, factor in zip(self._optimizer.param_groups, factors, strict=True):
             group["lr"], group["scale"] = learning_rate, factor
         self._engine.step()
         self._step += 1
-        text, flow = counts.tallies(flat)
-        return StepResult(
-            loss=loss,
-            text=text,
-            flow=flow,
-            samples=counts.samples,
-            tokens=counts.tokens,
-            backbone_norm=norm_of.get("backbone", 0.0),
-            expert_norm=norm_of.get("expert"),
-        )
+        return result
 
     def state(self) -> dict[str, Any]:
         """See `Engine.state`: the keys of every engine; copies on the host, each rank's of its share. A collective."""
@@ -138,9 +126,9 @@ class ZeroEngine:
         (self._optimizer.steps_done,) = {float(steps) for steps in state["optimizer"]["step"].values()}
         self._step = int(state["step"])
 
-    def _backward(self, micro_batches: Sequence[Batch], counts: StepCounts) -> tuple[list[SegmentLosses], Tensor]:
-        """Gradients of the global loss, accumulated over the micro-batches, and this rank's part of that loss."""
-        losses, total = [], torch.zeros((), device=self._device)
+    def _backward(self, micro_batches: Sequence[Batch], counts: StepCounts) -> list[SegmentLosses]:
+        """Gradients of the global loss, accumulated over the micro-batches, whose losses are returned."""
+        losses = []
         for place, batch in enumerate(micro_batches, start=1):
             self._engine.set_gradient_accumulation_boundary(place == len(micro_batches))
             on_device = augmented(batch.to(self._device))
@@ -150,9 +138,8 @@ class ZeroEngine:
                 terms = total_loss(output, on_device, self._objective, counts.of_losses)
             # Ranks average their gradients; the loss is a sum.
             self._engine.backward(terms.total * self.world.size, scale_wrt_gas=False)
-            total += terms.total.detach()
-            losses.append(SegmentLosses(batch, terms.text_B, terms.flow_A))
-        return losses, total
+            losses.append(SegmentLosses(batch, terms.total.detach(), terms.text_B, terms.flow_A))
+        return losses
 
 
 def _initialize(

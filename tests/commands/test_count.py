@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,8 @@ from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.sources.index import Index
 from pi05_train.processing.normalisation import NormStats
 from tests.commands.conftest import Workspace
+from tests.synthetic import flip
+from tests.trainer.logged import logged
 
 BUDGETS = ["data.micro_batch_tokens=400", "data.micro_batch_images=5"]
 
@@ -91,9 +92,7 @@ def test_a_sample_that_cannot_be_read_counts_as_the_longest(
     index, statistics = open_source(config, "toy_subtasks")
     record = index.records[9]
     path, offset = index.folder / index.shards[int(record["shard"])].name, int(record["offset"])
-    content = bytearray(path.read_bytes())
-    content[offset + 512] ^= 1  # the first byte of its json
-    path.write_bytes(content)
+    flip(path, offset + 512)  # the first byte of its json
     assert main(["data", "count", "--workers", "1", *cached(workspace, "pretrain")]) == 0
     assert "toy_subtasks: 1 of 40 samples cannot be read" in capsys.readouterr().out
     counts = open_counts("toy_subtasks", index, config, statistics)
@@ -138,12 +137,6 @@ def test_budgets_need_counts_and_room_for_every_sample(
 
 
 def test_a_run_by_budget_has_the_same_steps_and_resumes_with_other_budgets(workspace: Workspace) -> None:
-    def rows(stage: str) -> list[dict[str, float]]:
-        lines = (workspace.root / stage / "metrics.jsonl").read_text().splitlines()
-        return [
-            {k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines
-        ]
-
     assert main(["data", "count", *cached(workspace, "posttrain")]) == 0
     assert (
         main(["train", *cached(workspace, "posttrain", f"run.folder={workspace.root / 'fixed'}", "run.steps=4")]) == 0
@@ -151,7 +144,7 @@ def test_a_run_by_budget_has_the_same_steps_and_resumes_with_other_budgets(works
     assert main(["train", *cached(workspace, "posttrain", *BUDGETS, "run.steps=2")]) == 0
     other = ["data.micro_batch_tokens=900", "data.micro_batch_images=null", "run.steps=4"]
     assert main(["train", *cached(workspace, "posttrain", *other)]) == 0
-    for ours, theirs in zip(rows("posttrain"), rows("fixed"), strict=True):
+    for ours, theirs in zip(logged(workspace.root / "posttrain"), logged(workspace.root / "fixed"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
         assert {name: ours[name] for name in ours if name.startswith("share/")} == {
             name: theirs[name] for name in theirs if name.startswith("share/")

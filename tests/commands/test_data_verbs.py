@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,19 +18,13 @@ from pi05_train.data.sources.index import Index
 from pi05_train.processing.normalisation import read_norm_stats
 from pi05_train.samples.shards import write_shards
 from tests.commands.conftest import Workspace
-from tests.synthetic import CARDS, synthetic_samples
+from tests.synthetic import CARDS, flip, synthetic_samples
 
 
 def on(workspace: Workspace, verb: str, *names: str) -> list[str]:
     """The verb with cards of the workspace."""
     cards = [str(workspace.config_dir / "source" / f"{name}.yaml") for name in names]
     return ["data", verb, *cards, "--root", str(workspace.data)]
-
-
-def flip(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
 
 
 def test_verify_ends_with_1_and_a_line_per_problem(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

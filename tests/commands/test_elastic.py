@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,17 +18,12 @@ from pi05_train.checkpoint.run_state import latest
 from pi05_train.commands.main import main
 from tests.commands.conftest import Workspace
 from tests.services.ports import free_ports
+from tests.trainer.logged import logged
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "torchrun.sh"
 STEPS = 40
 SECONDS = 400
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    """What was logged, without what the clock says."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -90,5 +83,5 @@ def test_a_run_goes_on_with_the_machines_that_are_left(prepared: Workspace, tmp_
                 kill(one)
     assert left_at < STEPS
     assert main(["train", *prepared.overrides("posttrain", f"run.steps={STEPS}", f"run.folder={alone}")]) == 0
-    for got, expected in zip(rows(elastic), rows(alone), strict=True):
+    for got, expected in zip(logged(elastic), logged(alone), strict=True):
         assert got == pytest.approx(expected, rel=1e-3)

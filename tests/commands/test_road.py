@@ -9,19 +9,15 @@ import pytest
 
 from pi05_train.commands.main import main
 from tests.commands.conftest import Workspace
-
-
-def rows(workspace: Workspace, stage: str) -> list[dict[str, float]]:
-    lines = (workspace.root / stage / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
+from tests.trainer.logged import logged
 
 
 def test_two_stages_evaluation_and_report(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     pretrain, posttrain = workspace.root / "pretrain", workspace.root / "posttrain"
     assert main(["train", *workspace.overrides("pretrain")]) == 0
     assert main(["train", *workspace.overrides("posttrain", f"run.start_from={pretrain}")]) == 0
-    assert not any(key.startswith("loss/flow") for row in rows(workspace, "pretrain") for key in row)
-    assert all(row["loss/flow"] > 0 for row in rows(workspace, "posttrain"))
+    assert not any(key.startswith("loss/flow") for row in logged(workspace.root / "pretrain") for key in row)
+    assert all(row["loss/flow"] > 0 for row in logged(workspace.root / "posttrain"))
 
     assert main(["evaluate", str(posttrain)]) == 0
     measured = {
@@ -41,17 +37,17 @@ def test_two_stages_evaluation_and_report(workspace: Workspace, capsys: pytest.C
 
 def test_a_finished_run_is_left_alone_and_more_steps_continue_it(workspace: Workspace) -> None:
     assert main(["train", *workspace.overrides("pretrain")]) == 0
-    first = rows(workspace, "pretrain")
+    first = logged(workspace.root / "pretrain")
     assert main(["train", *workspace.overrides("pretrain")]) == 0
-    assert rows(workspace, "pretrain") == first
+    assert logged(workspace.root / "pretrain") == first
     assert main(["train", *workspace.overrides("pretrain", "run.steps=5")]) == 0
-    assert rows(workspace, "pretrain")[:3] == first
-    assert len(rows(workspace, "pretrain")) == 5
+    assert logged(workspace.root / "pretrain")[:3] == first
+    assert len(logged(workspace.root / "pretrain")) == 5
 
 
 def test_removing_a_source_is_one_override(workspace: Workspace) -> None:
     assert main(["train", *workspace.overrides("pretrain", "mixture.sources.toy_web.enabled=false")]) == 0
-    assert not any("toy_web" in key for row in rows(workspace, "pretrain") for key in row)
+    assert not any("toy_web" in key for row in logged(workspace.root / "pretrain") for key in row)
 
 
 def test_mixture_prints_every_source(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,14 +11,10 @@ from pi05_train.commands.main import main
 from pi05_train.data.order.mixture import Mixture
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from tests.commands.conftest import Workspace
+from tests.engine.forked import fork_ranks
 from tests.engine.launched import run_ranks
-from tests.synthetic import CARDS, shard_path
-
-
-def rows(run: Path) -> list[dict[str, Any]]:
-    """Rows without what the clock says."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
+from tests.synthetic import CARDS, flip, shard_path
+from tests.trainer.logged import logged
 
 
 def train(size: int, arguments: Sequence[str]) -> str:
@@ -41,7 +34,7 @@ def test_two_ranks_go_on_where_one_stopped(workspace: Workspace) -> None:
     said = train(2, [*together, "run.steps=6", "engine=fsdp2", "engine.precision=fp32"])
     assert said.count("step 6/6") == 1
     assert steps_saved(workspace.root / "b") == steps_saved(workspace.root / "a")
-    for got, expected in zip(rows(workspace.root / "b"), rows(workspace.root / "a"), strict=True):
+    for got, expected in zip(logged(workspace.root / "b"), logged(workspace.root / "a"), strict=True):
         assert got == pytest.approx(expected, rel=1e-4)
     records = [(workspace.root / name / "quarantine.jsonl").read_text().splitlines() for name in "ab"]
     assert sorted(records[0]) == sorted(records[1])
@@ -66,7 +59,7 @@ def test_any_engine_on_any_number_of_ranks_goes_on(workspace: Workspace) -> None
             assert main(["train", *together, *steps]) == 0
         else:
             train(size, [*together, *steps])
-    got, expected = rows(workspace.root / "b"), rows(workspace.root / "a")
+    got, expected = logged(workspace.root / "b"), logged(workspace.root / "a")
     assert [row["step"] for row in got] == list(range(2 * len(turns)))
     for of_many, of_one in zip(got, expected, strict=True):
         assert of_many == pytest.approx(of_one, rel=1e-4)
@@ -78,15 +71,12 @@ def damage(workspace: Workspace) -> None:
     mixture = Mixture.open(MixtureConfig("one", {card.name: SourceEntry(card, 1.0)}), workspace.data, split=None)
     index = mixture.indexes[card.name]
     for row in range(0, len(index), 2):
-        shard = shard_path(index, row)
-        content = bytearray(shard.read_bytes())
-        content[int(index.records["offset"][row]) + 700] ^= 1
-        shard.write_bytes(content)
+        flip(shard_path(index, row), int(index.records["offset"][row]) + 700)
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused_once(workspace: Workspace) -> None:
     overrides = workspace.overrides("pretrain", "engine=ddp", "data.global_batch_samples=5")
-    ended = run_ranks(2, "-m", "pi05_train.commands.main", "train", *overrides)
+    ended = fork_ranks(2, "-m", "pi05_train.commands.main", "train", *overrides)
     sentence = "data.global_batch_samples: got 5 over 2 ranks, expected a multiple of the number of ranks"
     assert sum(process.stderr.count(sentence) for process in ended) == 1
     assert all(process.returncode != 0 for process in ended)

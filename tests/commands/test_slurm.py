@@ -18,6 +18,7 @@ from tests.commands.conftest import Workspace
 from tests.engine.launched import run_ranks
 from tests.services.ports import free_ports
 from tests.services.slurm import Slurm, missing, slurm
+from tests.trainer.logged import logged
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,13 +59,8 @@ def finish(cluster: Slurm, seconds: float = 240) -> None:
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
-    """What was logged, without what the clock says."""
-    file = run / "metrics.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [
-        {name: value for name, value in json.loads(line).items() if not name.startswith(("speed/", "memory/"))}
-        for line in lines
-    ]
+    """What a run has logged that may not have begun."""
+    return logged(run) if (run / "metrics.jsonl").exists() else []
 
 
 def test_a_preempted_run_waits_in_the_queue_again_and_ends_as_the_uninterrupted_one(

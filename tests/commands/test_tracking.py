@@ -12,18 +12,13 @@ from pi05_train.checkpoint.run_state import step_folder
 from pi05_train.checkpoint.tensors import read_tensors, stored_shapes
 from pi05_train.commands.main import main
 from tests.commands.conftest import Workspace
-
-
-def rows(run: Path) -> list[dict[str, float]]:
-    """Without what the clock and the machine say."""
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))} for row in found]
+from tests.trainer.logged import logged
 
 
 def weights(run: Path) -> dict[str, Any]:
     folder = step_folder(run, 3)
-    names = [name.removeprefix("model.") for name in stored_shapes(folder) if name.startswith("model.")]
-    found = {name: torch.empty(stored_shapes(folder)[f"model.{name}"]) for name in names}
+    shapes = stored_shapes(folder).items()
+    found = {name.removeprefix("model."): torch.empty(shape) for name, shape in shapes if name.startswith("model.")}
     read_tensors(folder, {"model": found})
     return found
 
@@ -35,10 +30,11 @@ def test_examples_change_no_number_and_no_weight(workspace: Workspace) -> None:
     assert main(["train", *workspace.overrides("pretrain", f"run.folder={plain}", *common)]) == 0
     more = ["logger.examples_every_steps=2", "logger.tensorboard=true"]
     assert main(["train", *workspace.overrides("pretrain", f"run.folder={watched}", *common, *more)]) == 0
-    assert rows(watched) == rows(plain)
-    assert weights(watched).keys() == weights(plain).keys() != set()
-    for name, value in weights(plain).items():
-        assert torch.equal(weights(watched)[name], value), name
+    assert logged(watched) == logged(plain)
+    got, expected = weights(watched), weights(plain)
+    assert got.keys() == expected.keys() != set()
+    for name, value in expected.items():
+        assert torch.equal(got[name], value), name
 
     assert [folder.name for folder in sorted((watched / "examples").iterdir())] == ["step-00000002"]
     shown = json.loads((watched / "examples" / "step-00000002" / "examples.json").read_text())

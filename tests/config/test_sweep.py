@@ -108,6 +108,6 @@ def test_hydra_runs_what_was_announced_and_a_failure_does_not_stop_the_others(tm
             raise UserError("this one", got="no luck", expected="some", do="try again")
 
     with pytest.raises(UserError, match="this one"):
-        multirun(overrides, None, task)
+        multirun(overrides, None, tmp_path / "study", task)
     assert done == variants(overrides)
     assert (tmp_path / "study" / "multirun.yaml").is_file()

@@ -11,10 +11,9 @@ import numpy as np
 from pi05_train.convert.rlds import open_source
 from pi05_train.convert.rlds_datasets import DATASETS, Entry, Part
 from pi05_train.convert.source import Dropped, Options
-from pi05_train.samples.card import check_card
 from pi05_train.samples.schema import CAMERAS, Sample
-from pi05_train.samples.shards import check_sample, parse_sample, sample_members
 from tests.convert.fake_source import painted
+from tests.convert.found import checked, samples
 from tests.convert.rlds_folders import BOOL, TEXT, Stored, dataset, image, picture_file, tensor, write_folder
 
 HIGH, WIDE = 32, 64
@@ -90,13 +89,8 @@ def folder_of(
 
 
 def samples_of(path: Path, chosen: Options) -> tuple[list[Sample], list[Dropped]]:
-    source = open_source(path, chosen)
-    check_card(source.card)
-    found = [sample for unit in source.units for sample in source.samples(unit)]
-    samples = [sample for sample in found if isinstance(sample, Sample)]
-    for sample in samples:
-        check_sample(parse_sample(sample_members(sample)), source.card)
-    return samples, [sample for sample in found if isinstance(sample, Dropped)]
+    found = checked(open_source(path, chosen))
+    return samples(found), [each for each in found if isinstance(each, Dropped)]
 
 
 def record_with(entry: str, name: str, value: Callable[[Any], Stored]) -> Episode:

@@ -23,7 +23,8 @@ from pi05_train.processing.sequence import target_text
 from pi05_train.processing.templates import Templates
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
-from tests.convert.web_pictures import SHARED, dropped, everything, red_box_picture, write
+from tests.convert.found import dropped, everything
+from tests.convert.web_pictures import SHARED, red_box_picture, write
 
 REAL = SHARED / "data" / "coco_mini_ccby"
 OPTIONS = Options("toy_coco", "WD", image_size=64)

@@ -13,7 +13,8 @@ from pi05_train.convert.source import Options
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
-from tests.convert.web_pictures import Found, dropped, everything, red_box_picture, write
+from tests.convert.found import Found, dropped, everything
+from tests.convert.web_pictures import red_box_picture, write
 
 OPTIONS = Options("toy_llava", "WD", image_size=32)
 

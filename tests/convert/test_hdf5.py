@@ -16,9 +16,8 @@ from pi05_train.convert.hdf5 import Hdf5Source, open_source
 from pi05_train.convert.run import convert
 from pi05_train.convert.source import Dropped, Options
 from pi05_train.errors import UserError
-from pi05_train.samples.card import check_card
 from pi05_train.samples.schema import Sample
-from pi05_train.samples.shards import check_sample, parse_sample, sample_members
+from tests.convert.found import checked, samples
 from tests.convert.hdf5_files import (
     ENV_KWARGS,
     LIBERO,
@@ -37,13 +36,9 @@ OPTIONS = Options(name="demos", kind="CE", horizon=4, image_size=SIZE)
 
 
 def converted(source: Hdf5Source) -> tuple[list[Sample], list[Dropped]]:
-    check_card(source.card)
-    found = [each for unit in source.units for each in source.samples(unit)]
-    samples = [each for each in found if isinstance(each, Sample)]
-    for sample in samples:
-        check_sample(parse_sample(sample_members(sample)), source.card)
-    assert len({sample.key for sample in samples}) == len(samples)
-    return samples, [each for each in found if isinstance(each, Dropped)]
+    found = checked(source)
+    assert len({sample.key for sample in samples(found)}) == len(samples(found))
+    return samples(found), [each for each in found if isinstance(each, Dropped)]
 
 
 @pytest.mark.parametrize("layout", ["robomimic", "libero"])

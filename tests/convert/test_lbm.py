@@ -20,11 +20,9 @@ from pi05_train.convert.lbm import ARMS, CAMERA_NAMES, PARTS
 from pi05_train.convert.source import Options
 from pi05_train.convert.webdataset import open_source
 from pi05_train.errors import UserError
-from pi05_train.samples.card import check_card
-from pi05_train.samples.schema import Sample
-from pi05_train.samples.shards import check_sample, parse_sample, sample_members
+from tests.convert.found import Found, checked, dropped, everything, samples
 from tests.convert.test_tars import tar_bytes
-from tests.convert.web_pictures import SHARED, Found, dropped, everything
+from tests.convert.web_pictures import SHARED
 
 REAL = SHARED / "data" / "small_lbm_webdataset"
 OPTIONS = Options("lbm", "CE", horizon=4, image_size=16, dataset="lbm")
@@ -76,15 +74,7 @@ def write(path: Path, records: list[Parts]) -> Path:
 
 def opened(path: Path, options: Options = OPTIONS) -> Found:
     source = open_source(path, options)
-    check_card(source.card)
-    found = everything(source)
-    for sample in samples(found):
-        check_sample(parse_sample(sample_members(sample)), source.card)
-    return found
-
-
-def samples(found: Found) -> list[Sample]:
-    return [each for each in found if isinstance(each, Sample)]
+    return checked(source)
 
 
 def test_state_chunk_and_pictures_are_those_of_the_anchor(tmp_path: Path) -> None:

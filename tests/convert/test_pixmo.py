@@ -15,9 +15,9 @@ import pytest
 from pi05_train.convert import pixmo
 from pi05_train.convert.source import Options
 from pi05_train.errors import UserError
-from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
-from tests.convert.web_pictures import Found, dropped, everything, red_box_picture
+from tests.convert.found import Found, dropped, everything, samples
+from tests.convert.web_pictures import red_box_picture
 
 OPTIONS = Options("toy_pixmo", "WD", image_size=64)
 WIDE = red_box_picture(50, 100, (60, 10, 20, 30))
@@ -51,10 +51,6 @@ def cup(number: int = 0, **change: Any) -> dict[str, Any]:
 
 def converted(path: Path, options: Options = OPTIONS) -> Found:
     return everything(pixmo.open_source(path, options))
-
-
-def samples(found: Found) -> list[Sample]:
-    return [item for item in found if isinstance(item, Sample)]
 
 
 def loc(y: float, x: float) -> str:

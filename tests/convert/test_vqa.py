@@ -14,7 +14,8 @@ from pi05_train.convert.source import Options
 from pi05_train.errors import UserError
 from pi05_train.samples.schema import Sample
 from pi05_train.samples.shards import check_sample, parse_sample, sample_members
-from tests.convert.web_pictures import SHARED, dropped, everything, red_box_picture, write
+from tests.convert.found import dropped, everything
+from tests.convert.web_pictures import SHARED, red_box_picture, write
 
 REAL = SHARED / "data" / "easy_vqa_test"
 OPTIONS = Options("toy_vqa", "WD", image_size=32)

@@ -16,11 +16,8 @@ from PIL import Image
 from pi05_train.convert.source import Options
 from pi05_train.convert.webdataset import open_source
 from pi05_train.errors import UserError
-from pi05_train.samples.card import check_card
-from pi05_train.samples.schema import Sample
-from pi05_train.samples.shards import check_sample, parse_sample, sample_members
+from tests.convert.found import Found, checked, dropped, everything, samples
 from tests.convert.test_tars import tar_bytes
-from tests.convert.web_pictures import Found, dropped, everything
 
 OPTIONS = Options("toy_web", "WD", image_size=32)
 
@@ -49,15 +46,7 @@ def record(number: int, **facts: Any) -> list[tuple[str, bytes]]:
 def opened(path: Path, members: list[tuple[str, bytes]], **options: Any) -> Found:
     path.write_bytes(tar_bytes(members))
     source = open_source(path, Options(**vars(OPTIONS) | options))
-    check_card(source.card)
-    found = everything(source)
-    for sample in samples(found):
-        check_sample(parse_sample(sample_members(sample)), source.card)
-    return found
-
-
-def samples(found: Found) -> list[Sample]:
-    return [each for each in found if isinstance(each, Sample)]
+    return checked(source)
 
 
 def test_each_caption_stands_by_its_picture(tmp_path: Path) -> None:

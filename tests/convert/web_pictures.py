@@ -5,18 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pi05_train.convert.source import Dropped, ForeignSource
-from pi05_train.samples.schema import Sample
-
 SHARED = Path(os.environ.get("PI05_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-Found = list[Sample | Dropped]
 
 
 def red_box_picture(height: int, width: int, box: tuple[int, int, int, int]) -> bytes:
@@ -31,15 +26,3 @@ def red_box_picture(height: int, width: int, box: tuple[int, int, int, int]) -> 
 
 def write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
-
-
-def everything(source: ForeignSource) -> Found:
-    return [found for unit in source.units for found in source.samples(unit)]
-
-
-def dropped(found: Found) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for item in found:
-        if isinstance(item, Dropped):
-            counts[item.reason] += item.samples
-    return counts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pi05_train.checkpoint.run_state import load, save
 from pi05_train.config.run_parts import EngineConfig
 from pi05_train.engine import choose
 from pi05_train.engine.protocol import Engine
-from pi05_train.engine.world import World, open_world
+from pi05_train.engine.world import ALONE, World, open_world
 from pi05_train.model.adaptation import AdaptationConfig, LoraRule
 from pi05_train.model.batch import Batch
 from pi05_train.model.lora import adapt
@@ -28,6 +29,8 @@ from pi05_train.model.pi05 import Pi05
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, TINY, tiny_mixed_batch
 
 STEPS = 20
+FEW_STEPS = 5
+"""Where other cases take all of them with the same arithmetic."""
 PARTS = ("WD", "HL", "ME", "CE")
 """Of a step, and of two ranks: web samples and text without a picture; robot samples and actions without a target."""
 ADAPTATION = AdaptationConfig([LoraRule("layers.*_proj", 2, 4.0)], ["vision.*", "embedding.*", "layers.*"])
@@ -108,6 +111,12 @@ def outcome(case: Case, world: World, steps: int = STEPS) -> dict[str, Any]:
     return {"moments": moments, "results": results, "dtypes": dtypes}
 
 
+@cache
+def of_one_process(*, insulation: bool, adapted: bool) -> dict[str, Any]:
+    """What every engine on any number of ranks must come to."""
+    return outcome(Case(CPU_FP32, insulation=insulation, adapted=adapted), ALONE)
+
+
 def whole(value: Tensor) -> Tensor:
     """The tensor of all ranks together."""
     return value.full_tensor() if isinstance(value, DTensor) else value
@@ -138,7 +147,10 @@ def hand_over(folder: Path, world: World) -> None:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with open_world() as world:
-        found = {case.name: outcome(case, world) for case in cases(world.size)}
+        found = {
+            case.name: outcome(case, world, FEW_STEPS if case.engine in (GATHERED, OFFLOADED) else STEPS)
+            for case in cases(world.size)
+        }
         if world.rank == 0:
             torch.save(found, folder / f"ranks-{world.size}.pt")
         hand_over(folder, world)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 
 from pi05_train.checkpoint.run_state import save
 from pi05_train.engine.world import ALONE
-from tests.engine.launched import run_ranks
-from tests.engine.ranks import Case, cases, make_engine, outcome, resumed, train_step
+from tests.engine.forked import fork_ranks
+from tests.engine.ranks import Case, cases, make_engine, of_one_process, resumed, train_step
 from tests.engine.test_pytorch import flat
 from tests.engine.tiny import CPU_FP32
 
@@ -28,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_step(engine, 0)
     save(folder / "one", 1, engine.state(), {})
     for size in SIZES:
-        ended = run_ranks(size, "-m", "tests.engine.ranks", str(folder))
+        ended = fork_ranks(size, "-m", "tests.engine.ranks", str(folder))
         assert [process.returncode for process in ended] == [0] * size, "\n".join(p.stderr for p in ended)
     return folder
 
@@ -37,11 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(folder: Path) -> dict[int, dict[str, Any]]:
     """By number of ranks and name of case."""
     return {size: torch.load(folder / f"ranks-{size}.pt") for size in SIZES}
-
-
-@cache
-def of_one_process(*, insulation: bool, adapted: bool) -> dict[str, Any]:
-    return outcome(Case(CPU_FP32, insulation=insulation, adapted=adapted), ALONE)
 
 
 @pytest.mark.parametrize(("size", "case"), ALL, ids=lambda value: getattr(value, "name", value))
@@ -55,7 +49,8 @@ def test_as_one_process(found: dict[int, dict[str, Any]], size: int, case: Case)
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
         torch.testing.assert_close(got["moments"], expected["moments"], rtol=1e-5, atol=1e-7)
     rel, of_norms = (1e-4, 1e-4) if exact else (0.1, 0.25)
-    for step, (result, whole) in enumerate(zip(got["results"], expected["results"], strict=True)):
+    for step, result in enumerate(got["results"]):
+        whole = expected["results"][step]
         assert (result["samples"], result["tokens"]) == (whole["samples"], whole["tokens"])
         assert result["loss"] == pytest.approx(whole["loss"], rel=rel), step
         for norm in ("backbone_norm", "expert_norm"):

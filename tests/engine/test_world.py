@@ -6,7 +6,7 @@ import pytest
 
 from pi05_train.engine.world import World, open_world
 from pi05_train.errors import UserError
-from tests.engine.launched import run_ranks
+from tests.engine.forked import fork_ranks
 
 FAILS = """
 import sys, threading
@@ -26,7 +26,7 @@ with open_world() as world:
 
 def test_the_rank_that_fails_speaks_alone_and_ends_those_that_wait() -> None:
     """One waits in a collective, one somewhere else, forever."""
-    waiting, failing, in_a_collective = run_ranks(3, "-c", FAILS)
+    waiting, failing, in_a_collective = fork_ranks(3, "-c", FAILS)
     assert failing.stderr.splitlines()[-1].endswith("rank one: got a fault, expected none; mend it.")
     for other in (waiting, in_a_collective):
         assert other.returncode != 0

@@ -17,8 +17,8 @@ from pi05_train.engine.protocol import Engine
 from pi05_train.engine.world import ALONE
 from pi05_train.engine.zero_library import load_deepspeed
 from pi05_train.errors import UserError
-from tests.engine.launched import run_ranks
-from tests.engine.ranks import Case, make_engine, outcome, resumed, train_step
+from tests.engine.forked import fork_ranks
+from tests.engine.ranks import Case, make_engine, of_one_process, resumed, train_step
 from tests.engine.test_pytorch import flat
 from tests.engine.tiny import CPU_FP32
 from tests.engine.zero_ranks import CASES, MOVES, RANKS, move_name
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def left(part: str) -> Path:
         folder = tmp_path_factory.mktemp(part)
         save(folder / "single", 1, after(1).state(), {})
-        ended = run_ranks(RANKS[part], "-m", "tests.engine.zero_ranks", str(folder), part)
+        ended = fork_ranks(RANKS[part], "-m", "tests.engine.zero_ranks", str(folder), part)
         assert [process.returncode for process in ended] == [0] * RANKS[part], "\n".join(p.stderr for p in ended)
         assert [process.stdout + process.stderr for process in ended] == [""] * RANKS[part], "DeepSpeed talks"
         return folder
@@ -65,22 +65,18 @@ def after(steps: int) -> Engine:
     return engine
 
 
-@cache
-def of_one_process(steps: int, *, insulation: bool, adapted: bool) -> dict[str, Any]:
-    return outcome(Case(CPU_FP32, insulation=insulation, adapted=adapted), ALONE, steps)
-
-
 @pytest.mark.parametrize(("part", "case"), parts(CASES))
 def test_as_one_process(folder: Callable[[str], Path], part: str, case: Case) -> None:
     """A rank may be without actions, text or pictures. bf16 is near, and not the same."""
     got = found(folder(part))[case.name]
-    expected = of_one_process(len(got["results"]), insulation=case.insulation, adapted=case.adapted)
+    expected = of_one_process(insulation=case.insulation, adapted=case.adapted)
     exact = case.engine.precision == "fp32"
     assert got["moments"].keys() == expected["moments"].keys()
     for name, moment in expected["moments"].items() if exact else ():
         torch.testing.assert_close(got["moments"][name], moment, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n} {m}")
     rel = 1e-4 if exact else 0.1
-    for step, (result, whole) in enumerate(zip(got["results"], expected["results"], strict=True)):
+    for step, result in enumerate(got["results"]):
+        whole = expected["results"][step]
         assert (result["samples"], result["tokens"]) == (whole["samples"], whole["tokens"])
         for number in ("loss", "backbone_norm", "expert_norm"):
             assert result[number] == pytest.approx(whole[number], rel=rel), (step, number)

@@ -17,7 +17,7 @@ from pi05_train.config.run_parts import EngineConfig
 from pi05_train.engine import zero
 from pi05_train.engine.world import World, open_world
 from pi05_train.errors import UserError
-from tests.engine.ranks import DDP, FSDP2, STEPS, Case, make_engine, outcome, resumed, train_step
+from tests.engine.ranks import DDP, FEW_STEPS, FSDP2, STEPS, Case, make_engine, outcome, resumed, train_step
 from tests.engine.tiny import CPU_FP32, tiny_batch
 
 ZERO = [replace(CPU_FP32, name=f"zero{stage}") for stage in (1, 2, 3)]
@@ -75,7 +75,7 @@ def main(folder: Path, part: str) -> None:
     zero.WHOLE_BELOW = 100  # zero3 would cut nothing of a network this small
     found = {"loaded early": "deepspeed" in sys.modules}
     with open_world() as world:
-        found |= {case.name: outcome(case, world, 5 if part == "thin" else STEPS) for case in CASES[part]}
+        found |= {case.name: outcome(case, world, FEW_STEPS if part == "thin" else STEPS) for case in CASES[part]}
         for engine in MOVES[part]:
             hand_over(folder, Case(engine, adapted=True), world)
         found["refusals"] = world.gather(refusal(world))

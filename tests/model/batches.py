@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pi05_train.model.batch import Batch, SegmentInfo
 from pi05_train.model.config import ModelConfig, TowerConfig, VisionConfig
+from pi05_train.model.pi05 import Pi05
 
 TINY = ModelConfig(
     name="tiny",
@@ -24,6 +25,17 @@ TINY = ModelConfig(
     action_dim=5,
     action_horizon=4,
 )
+
+
+def open_model(family: str = "pi05", *, expert: bool = True, dtype: torch.dtype = torch.float32) -> Pi05:
+    """A model whose every parameter is non-zero; with gates and norms at zero the expert would be the identity."""
+    model = Pi05(replace(TINY, family=family), expert=expert)
+    model.init_weights(seed=0)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
+    return model.to(dtype)
 
 
 @dataclass(frozen=True)

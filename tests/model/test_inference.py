@@ -8,19 +8,7 @@ import pytest
 import torch
 
 from pi05_train.model.flow import noisy_actions
-from pi05_train.model.pi05 import Pi05
-from tests.model.batches import TINY, pack, segment, without_target
-
-
-def open_model(family: str = "pi05") -> Pi05:
-    model = Pi05(replace(TINY, family=family), expert=True)
-    model.init_weights(seed=0)
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
-    return model
-
+from tests.model.batches import open_model, pack, segment, without_target
 
 SEGMENTS = [
     segment(cameras, prompt, 5, actions=True, seed=s) for s, (cameras, prompt) in enumerate([(2, 3), (0, 1), (1, 6)])

@@ -17,23 +17,12 @@ from pi05_train.model.flow import noisy_actions
 from pi05_train.model.pi05 import Pi05
 from pi05_train.objective.config import ObjectiveConfig
 from pi05_train.objective.losses import count, total_loss
-from tests.model.batches import TINY, Segment, pack, random_segments, segment
+from tests.model.batches import TINY, Segment, open_model, pack, random_segments, segment
 
 POSTTRAIN = ObjectiveConfig(alpha=10.0, insulation=True, expert=True)
 
 
 families = pytest.mark.parametrize("family", ["pi05", "pi0"])
-
-
-def trained_looking(family: str = "pi05", *, expert: bool = True, dtype: torch.dtype = torch.float32) -> Pi05:
-    """A model whose every parameter is non-zero, open gates included."""
-    model = Pi05(replace(TINY, family=family), expert=expert)
-    model.init_weights(seed=0)
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
-    return model.to(dtype)
 
 
 def loss_and_gradients(
@@ -51,7 +40,7 @@ def loss_and_gradients(
 
 
 def test_how_the_images_lie_in_memory_changes_no_number() -> None:
-    batch, model = pack(random_segments(0)), trained_looking()
+    batch, model = pack(random_segments(0)), open_model()
     turned = batch.images_ICHW.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     assert turned.stride() != batch.images_ICHW.stride()
     torch.testing.assert_close(
@@ -64,7 +53,7 @@ def test_how_the_images_lie_in_memory_changes_no_number() -> None:
 @pytest.mark.parametrize("insulation", [False, True])
 def test_packed_equals_one_segment_at_a_time(seed: int, insulation: bool, family: str) -> None:
     segments = random_segments(seed, draws=1 + seed % 3)
-    model = trained_looking(family, dtype=torch.float64)
+    model = open_model(family, dtype=torch.float64)
     objective = replace(POSTTRAIN, insulation=insulation)
     packed_loss, packed = loss_and_gradients(model, [pack(segments)], objective)
     loss, one_by_one = loss_and_gradients(model, [pack([s]) for s in segments], objective)
@@ -75,7 +64,7 @@ def test_packed_equals_one_segment_at_a_time(seed: int, insulation: bool, family
 
 @families
 def test_insulated_backbone_gradients_do_not_know_the_flow_loss(family: str) -> None:
-    model, batch = trained_looking(family), pack(random_segments(0, draws=2))
+    model, batch = open_model(family), pack(random_segments(0, draws=2))
     _, with_flow = loss_and_gradients(model, [batch], POSTTRAIN)
     _, without_flow = loss_and_gradients(model, [batch], replace(POSTTRAIN, alpha=0.0))
     _, open_to_flow = loss_and_gradients(model, [batch], replace(POSTTRAIN, insulation=False))
@@ -92,7 +81,7 @@ def present(gradient: Tensor | None) -> Tensor:
 
 @families
 def test_flow_loss_alone_gives_the_insulated_backbone_exactly_nothing(family: str) -> None:
-    model, batch = trained_looking(family), pack(random_segments(1))
+    model, batch = open_model(family), pack(random_segments(1))
     velocity = model(batch, insulation=True).velocity_AKHD
     parameters = dict(model.backbone_parameters())
     gradients = torch.autograd.grad(velocity.square().sum(), list(parameters.values()), allow_unused=True)
@@ -107,7 +96,7 @@ def test_flow_loss_alone_gives_the_insulated_backbone_exactly_nothing(family: st
 
 @families
 def test_insulation_changes_no_number(family: str) -> None:
-    model, batch = trained_looking(family), pack(random_segments(2))
+    model, batch = open_model(family), pack(random_segments(2))
     insulated, free = model(batch, insulation=True), model(batch, insulation=False)
     assert torch.equal(insulated.velocity_AKHD, free.velocity_AKHD)
     assert torch.equal(insulated.logits_LV, free.logits_LV)
@@ -141,7 +130,7 @@ def other_prompt(s: Segment) -> Segment:
 
 @families
 def test_nothing_leaks_between_target_and_action(family: str) -> None:
-    model, segments = trained_looking(family), random_segments(4)
+    model, segments = open_model(family), random_segments(4)
     before = model(pack(segments))
     new_targets = model(pack([other_target(s) for s in segments]))
     assert torch.equal(new_targets.velocity_AKHD, before.velocity_AKHD)
@@ -152,7 +141,7 @@ def test_nothing_leaks_between_target_and_action(family: str) -> None:
 
 
 def test_later_target_tokens_do_not_reach_earlier_logits() -> None:
-    model, s = trained_looking(), segment(2, 3, 6, actions=True, seed=5)
+    model, s = open_model(), segment(2, 3, 6, actions=True, seed=5)
     before, after = model(pack([s])).logits_LV, model(pack([other_target(s, start=3)])).logits_LV
     # Row i predicts target token i and has seen the i tokens before it.
     assert torch.equal(after[:4], before[:4])
@@ -161,7 +150,7 @@ def test_later_target_tokens_do_not_reach_earlier_logits() -> None:
 
 @pytest.mark.parametrize("change", [other_target, other_actions, other_prompt])
 def test_segments_of_a_batch_are_strangers(change: Change) -> None:
-    model, segments = trained_looking(), [segment(1, 4, 3, actions=True, seed=s) for s in range(3)]
+    model, segments = open_model(), [segment(1, 4, 3, actions=True, seed=s) for s in range(3)]
     before, after = model(pack(segments)), model(pack([segments[0], change(segments[1]), segments[2]]))
     others = torch.tensor([0, 1, 2, 6, 7, 8])
     assert torch.equal(after.logits_LV[others], before.logits_LV[others])
@@ -179,12 +168,12 @@ def test_segments_of_a_batch_are_strangers(change: Change) -> None:
 )
 def test_every_parameter_gets_a_gradient_from_every_batch(segments: list[Segment]) -> None:
     """Ranks with different kinds of samples must run the same collectives."""
-    _, gradients = loss_and_gradients(trained_looking(), [pack(segments)], POSTTRAIN)
+    _, gradients = loss_and_gradients(open_model(), [pack(segments)], POSTTRAIN)
     assert [name for name, gradient in gradients.items() if gradient is None] == []
 
 
 def test_without_expert_there_is_no_expert_parameter_and_no_velocity() -> None:
-    model = trained_looking(expert=False)
+    model = open_model(expert=False)
     assert list(model.expert_parameters()) == []
     assert model(pack(random_segments(5))).velocity_AKHD is None
 
@@ -210,7 +199,7 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
 
 
 def test_bfloat16_compute_stays_near_float32_and_keeps_float32_parameters() -> None:
-    model, batch = trained_looking(), pack(random_segments(6))
+    model, batch = open_model(), pack(random_segments(6))
     reference = model(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(batch)
@@ -235,7 +224,7 @@ def test_full_size_has_the_papers_number_of_parameters(expert: bool, parameters:
 
 
 def test_pi0_sees_the_state_in_its_actions_and_nowhere_else() -> None:
-    model, segments = trained_looking("pi0"), random_segments(4)
+    model, segments = open_model("pi0"), random_segments(4)
     before, after = model(pack(segments)), model(pack([replace(s, state_D=s.state_D + 1) for s in segments]))
     assert torch.equal(after.logits_LV, before.logits_LV)
     assert (after.velocity_AKHD != before.velocity_AKHD).any(dim=(1, 2, 3)).all()
@@ -245,7 +234,7 @@ def test_generated_pi0_fast_tokens_skip_one_position() -> None:
     """openpi's decoding quirk, behind its switch: the same as training with a gap after the prompt."""
     config = replace(TINY, family="pi0_fast", pi0_fast_quirks=True)
     model = Pi05(config, expert=False)
-    model.load_state_dict(trained_looking(expert=False).state_dict())
+    model.load_state_dict(open_model(expert=False).state_dict())
     s = segment(2, 3, 4, actions=False, seed=0)
     batch, gap = pack([s]), torch.zeros(11 + 4, dtype=torch.int64)
     gap[11:] = 1

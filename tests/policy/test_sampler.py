@@ -16,7 +16,7 @@ from pi05_train.policy.graphs import leaves
 from pi05_train.policy.guidance import Flow, Guidance, GuidedFlow, soft_weights
 from pi05_train.policy.inputs import Inputs, make_inputs, make_shaped_inputs
 from pi05_train.policy.sampler import Sampler, euler, flow_times
-from tests.model.batches import TINY, Segment, pack, segment, without_target
+from tests.model.batches import TINY, Segment, open_model, pack, segment, without_target
 
 
 @dataclass
@@ -58,17 +58,6 @@ def test_padded_dims_stay_zero_as_in_training() -> None:
     for t, x in zip(flow.times, path_of(flow, noise, real, 5), strict=True):
         expected = (t * noise + (1 - t) * flow.data) * real[:, None]
         torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
-
-
-def open_model(family: str = "pi05") -> Pi05:
-    """Gates and norms are not at zero, or the expert would be the identity."""
-    model = Pi05(replace(TINY, family=family), expert=True)
-    model.init_weights(seed=0)
-    random = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.1)
-    return model
 
 
 SEGMENTS = [segment(*shape, 0, actions=True, seed=i) for i, shape in enumerate([(2, 5), (1, 2), (0, 7), (2, 5)])]

@@ -31,6 +31,7 @@ from pi05_train.model.batch import Batch
 from tests.engine.tiny import POSTTRAIN
 from tests.services.ports import free_ports
 from tests.synthetic import write_synthetic_world
+from tests.trainer.logged import logged
 from tests.trainer.test_real_data import STEPS, World, train
 
 
@@ -163,11 +164,9 @@ def outcome(folder: Path, size: int) -> tuple[list[Any], list[dict[str, str]], l
         for line in lines(folder, rank):
             step, found = line.split()
             assert batches[rank].setdefault(step, found) == found, f"step {step} of {folder}"
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    logged = [{k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))} for row in rows]
     weights = [json.loads(beside(folder, rank, "json").read_text())["weights"] for rank in range(size)]
     assert not [*folder.glob("checkpoints/.*")], f"leftovers in {folder}"
-    return weights, batches, logged
+    return weights, batches, logged(folder)
 
 
 def choose(random_: random.Random, moments: list[dict[str, int]], number: int, turn: int) -> Kill:

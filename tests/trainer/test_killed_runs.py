@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.engine.forked import fork_ranks
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
@@ -15,8 +12,6 @@ def test_runs_killed_at_random_moments_end_as_the_uninterrupted_one(tmp_path: Pa
     """One process, and two that share a model (fsdp2); kills of one, of all, and of one inside a checkpoint, two in
     each of many rounds: the same batches (ids and pixels), losses and weights, to the last bit.
     """
-    command = [sys.executable, "-m", "tests.trainer.killed_runs", str(tmp_path), str(rounds)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    (done,) = fork_ranks(1, "-m", "tests.trainer.killed_runs", str(tmp_path), str(rounds), seconds=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("round ") == 2 * rounds

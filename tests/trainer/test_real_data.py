@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -40,6 +39,7 @@ from pi05_train.trainer.metrics import mixture_row
 from pi05_train.trainer.run_folder import FollowedRunFolder, RunFolder
 from tests.engine.tiny import CPU_FP32, OPTIMIZER, POSTTRAIN, PRETRAIN
 from tests.synthetic_processor import synthetic_processor
+from tests.trainer.logged import logged
 
 STEPS = 5
 
@@ -108,11 +108,6 @@ def weights(engine: PyTorchEngine) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in engine.state()["model"].items()}
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(("speed/", "memory/"))} for line in lines]
-
-
 def train(world: World, run: Path, engine: PyTorchEngine, **options: Any) -> PyTorchEngine:
     loader = options.get("loader", world.loader(run))
     if engine.world.rank > 0:
@@ -128,12 +123,14 @@ def train(world: World, run: Path, engine: PyTorchEngine, **options: Any) -> PyT
 def test_two_stages_then_stopped_second_stage_is_bit_identical(world: World, tmp_path: Path) -> None:
     first, whole, parts = tmp_path / "pretrain", tmp_path / "whole", tmp_path / "parts"
     pretrained = train(world, first, world.engine(PRETRAIN))
-    assert not any(key.startswith("loss/flow") for row in rows(first) for key in row)
+    assert not any(key.startswith("loss/flow") for row in logged(first) for key in row)
     second = world.engine(POSTTRAIN, first)
     averaged = pretrained.state()["ema"]
     assert all(torch.equal(weights(second)[name], value) for name, value in averaged.items())
     train(world, whole, second)
-    assert {"loss/flow/toy_mobile", "loss/text/toy_web", "share/toy_verbal"} <= {k for row in rows(whole) for k in row}
+    assert {"loss/flow/toy_mobile", "loss/text/toy_web", "share/toy_verbal"} <= {
+        k for row in logged(whole) for k in row
+    }
 
     def stopping(start: int) -> Iterator[list[Batch]]:
         for micro_batches in world.loader(parts)(start):
@@ -145,7 +142,7 @@ def test_two_stages_then_stopped_second_stage_is_bit_identical(world: World, tmp
         assert steps_saved(parts)[-1] == done
     # Loader processes change nothing either.
     resumed = train(world, parts, world.engine(POSTTRAIN, first), loader=world.loader(parts, workers=2))
-    assert rows(parts) == rows(whole)
+    assert logged(parts) == logged(whole)
     expected = weights(second)
     assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
 

@@ -29,7 +29,7 @@ from pi05_train.samples.card import SourceCard
 from pi05_train.samples.mixture_config import MixtureConfig, SourceEntry
 from pi05_train.samples.schema import Sample
 from tests.data.batches import assert_equal_batches
-from tests.synthetic import shard_path
+from tests.synthetic import flip, shard_path
 from tests.synthetic_processor import synthetic_processor
 
 World = tuple[Path, dict[str, SourceCard]]
@@ -166,9 +166,7 @@ def test_a_bad_sample_is_replaced_alike_and_written_down(
     victim = healthy[0][1][0].segments[0]
     index = mixture.indexes[victim.source]
     row = read_keys(index.folder, range(len(index))).index(victim.key)
-    content = bytearray(shard_path(index, row).read_bytes())
-    content[int(index.records["offset"][row]) + 700] ^= 1
-    shard_path(index, row).write_bytes(content)
+    flip(shard_path(index, row), int(index.records["offset"][row]) + 700)
 
     runs = [tmp_path / "first", tmp_path / "second"]
     for run in runs:

@@ -10,7 +10,7 @@ from pi05_train.data.sources.inspect import inspect
 from pi05_train.data.sources.statistics import write_statistics
 from pi05_train.errors import UserError
 from pi05_train.samples.card import SourceCard
-from tests.synthetic import shard_path, synthetic_samples
+from tests.synthetic import flip, shard_path, synthetic_samples
 
 World = tuple[Path, dict[str, SourceCard]]
 
@@ -42,8 +42,6 @@ def test_what_does_not_exist_or_is_damaged_is_refused(synthetic_world: World, tm
     with pytest.raises(UserError, match="got 'nothing', expected a key such as 0000"):
         inspect(folder, cards["toy_web"], key="nothing")
     index = Index.open(folder)
-    content = bytearray(shard_path(index, 3).read_bytes())
-    content[int(index.records["offset"][3]) + 2000] ^= 1
-    shard_path(index, 3).write_bytes(content)
+    flip(shard_path(index, 3), int(index.records["offset"][3]) + 2000)
     with pytest.raises(UserError, match="pi05 data verify"):
         inspect(folder, cards["toy_web"], row=3)

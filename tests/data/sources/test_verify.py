@@ -13,7 +13,7 @@ from pi05_train.data.sources.index import Index, build_index
 from pi05_train.data.sources.verify import Problem, repair, verify
 from pi05_train.errors import UserError
 from pi05_train.samples.shards import write_shards
-from tests.synthetic import CARDS, synthetic_samples
+from tests.synthetic import CARDS, flip, synthetic_samples
 
 CARD = CARDS["toy_mobile"]
 SAMPLES = synthetic_samples(CARD, episodes=4, frames=5)
@@ -43,12 +43,6 @@ def test_worker_processes_find_the_same(folder: Path) -> None:
     flip(folder / SECOND, 3000)
     (folder / "shard-000002.tar").unlink()
     assert verify(folder, CARD, workers=2) == verify(folder, CARD, workers=1)
-
-
-def flip(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
 
 
 @settings(max_examples=25, deadline=None)
