@@ -4,14 +4,18 @@ In a run folder:
 
     closed_loop.json          {"format": 1, fields of `ClosedLoop`}
     closed_loop/<film>.mp4    the films it names
+    .closed_loop-<fingerprint>.jsonl
+                              until then, the episodes played so far: see `pi05_train.evaluation.kept`
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pi05_train.checkpoint.integrity import a_disk_for
 from pi05_train.errors import UserError
 from pi05_train.evaluation.results import RolloutResult
 
@@ -43,6 +47,7 @@ class ClosedLoop:
     execute_steps: int
     """Control steps between two looks."""
     seconds: float
+    """Of playing, in all sittings."""
     results: tuple[RolloutResult, ...]
     films: tuple[Film, ...] = ()
 
@@ -50,8 +55,16 @@ class ClosedLoop:
 def write_closed_loop(run: Path, found: ClosedLoop) -> Path:
     """Write `closed_loop.json` into the run folder; returns its path."""
     path = run / FILE
-    path.write_text(json.dumps({"format": FORMAT, **asdict(found)}, indent=1, allow_nan=False) + "\n")
+    temporary = run / f".{FILE}.new"
+    with a_disk_for(run):
+        temporary.write_text(json.dumps({"format": FORMAT, **asdict(found)}, indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
     return path
+
+
+def kept_file(run: Path, fingerprint: str) -> Path:
+    """Where an evaluation keeps its episodes until it has ended."""
+    return run / f".closed_loop-{fingerprint}.jsonl"
 
 
 def read_closed_loop(run: Path) -> ClosedLoop | None:

@@ -10,6 +10,8 @@ from typing import Any
 import av
 import pytest
 
+from pi05_train.checkpoint.integrity import CHECKSUMS, COMPLETE
+from pi05_train.checkpoint.run_state import step_folder
 from pi05_train.commands import closed_loop as module
 from pi05_train.commands.main import main
 from pi05_train.config.build import enabled_cards
@@ -20,6 +22,7 @@ from pi05_train.evaluation.films import SIDE
 from pi05_train.evaluation.rollouts import run_rollouts
 from pi05_train.report.write import write_report
 from pi05_train.simulation.environments import EVALUATION_TASKS
+from pi05_train.trainer.code_version import Code
 from tests.evaluation.pixel_policy import PixelPolicy
 from tests.policy.server.serving import flat, running
 from tests.services.ports import free_ports
@@ -103,6 +106,70 @@ def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, pol
     with serving as server:
         through = played(run, *words, "--server", f"ws://127.0.0.1:{server.port}")
     assert through.results == one_by_one.results
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been_interrupted(
+    run: Path, policy: PixelPolicy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (run / FOLDER).iterdir()}
+
+    words = ["--worlds", "1"]
+    uninterrupted, films, asked = played(run, *words), files(), len(policy.asked)
+    assert films
+    policy.patience = asked // 2
+    assert main(["evaluate", str(run), "--closed-loop", *SHORT, *words]) == 130
+    policy.patience = None
+    (kept,) = run.glob(".closed_loop-*.jsonl")
+    ended = kept.read_bytes().count(b"\n")
+    assert 0 < ended < len(uninterrupted.results)
+    with kept.open("ab") as file:
+        file.write(b'{"place": 3, "seconds": 1, "res')
+    policy.asked.clear()
+    capsys.readouterr()
+    assert played(run, *words) == uninterrupted
+    assert f"{ended}/4 goes on after the {ended} episodes of an earlier call" in capsys.readouterr().out
+    assert len(policy.asked) == asked * (4 - ended) // 4
+    assert files() == films
+    assert not list(run.glob(".closed_loop-*"))
+
+
+def test_only_the_same_evaluation_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch, policy: PixelPolicy) -> None:
+    del policy
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_rollouts", interrupted)
+
+    def begun(*words: str) -> int:
+        """How many evaluations there are, with this one."""
+        assert main(["evaluate", str(run), "--closed-loop", *SHORT, *words]) == 130
+        return len(list(run.glob(".closed_loop-*")))
+
+    assert begun() == begun("--worlds", "3", "--films", "4") == 1
+    others = (
+        ["--episodes", "3"],
+        ["--tasks", "fetch-push"],
+        ["--conditions", "seen"],
+        ["--modes", "flat", "oracle"],
+        ["--commands", "high-level"],
+        ["--weights", "raw"],
+        ["--execute-steps", "4"],
+    )
+    for number, words in enumerate(others, 2):
+        assert begun(*words) == number
+    before = begun()
+    checkpoint = step_folder(run, 5)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / COMPLETE).write_text("{}")
+    for number, content in enumerate(("{}", "other weights"), before + 1):
+        (checkpoint / CHECKSUMS).write_text(content)
+        assert begun() == number
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "# changed\n")
+    assert begun() == before + 3
+    monkeypatch.setattr(module, "code_version", lambda: Code({"git_commit": "another"}, ""))
+    assert begun() == before + 4
 
 
 @pytest.mark.parametrize(

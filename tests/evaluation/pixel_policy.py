@@ -25,8 +25,13 @@ class PixelPolicy:
         self.questions = 0
         self.prompts: set[str] = set()
         self.batch_samples = 16
+        self.patience: int | None = None
+        """Calls until Ctrl-C; None: nobody is impatient."""
 
     def actions(self, samples: Sequence[Sample], seeds: Sequence[int], *_: object) -> list[Chunk]:
+        if self.patience is not None and self.patience <= 0:
+            raise KeyboardInterrupt
+        self.patience = None if self.patience is None else self.patience - 1
         self.asked.append(len(samples))
         self.prompts |= {sample.subtask or sample.task for sample in samples}
         return [self._chunk(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]

@@ -44,7 +44,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     ema = arguments.weights == "ema"
     given = {name: _once(value) for name in LOOP if (value := getattr(arguments, name)) is not None}
     if arguments.closed_loop:
-        from pi05_train.commands.closed_loop import LoopOptions, closed_loop
+        from pi05_train.commands.closed_loop import closed_loop
+        from pi05_train.commands.loop_options import LoopOptions
 
         closed_loop(arguments.runs, LoopOptions(**given), ema=ema)
         return
