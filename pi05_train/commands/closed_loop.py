@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pi05_train.checkpoint.integrity import CHECKSUMS, a_disk_for
+from pi05_train.checkpoint.integrity import a_disk_for
 from pi05_train.checkpoint.run_state import latest, step_folder
 from pi05_train.commands.loop_options import LoopOptions, trials_of
 from pi05_train.commands.progress import progress_bar
@@ -27,6 +27,7 @@ from pi05_train.evaluation.films import chosen, make_film
 from pi05_train.evaluation.kept import KeptEpisodes, Played
 from pi05_train.evaluation.results import RolloutResult
 from pi05_train.evaluation.rollouts import Episode, Trial, run_rollouts
+from pi05_train.model.config import ModelConfig
 from pi05_train.policy.client import RemotePolicy
 from pi05_train.policy.hierarchy import Hierarchy
 from pi05_train.policy.load import load_policy
@@ -50,15 +51,17 @@ def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
     with ExitStack() as opened:
         plans = _plans(run, config, trials, options, ema=ema, opened=opened)
         episodes = [(mode, trial) for mode in plans for trial in trials]
-        path = kept_file(run, _fingerprint(run, options, episodes, ema=ema))
+        path = kept_file(run, _fingerprint(run, config, options, episodes, ema=ema))
         kept = opened.enter_context(KeptEpisodes(path))
-        _play(plans, episodes, kept, options, config.model.vision.image_size)
+        _play(plans, episodes, kept, options, config.model)
         played = [kept.episodes[place] for place in range(len(episodes))]
         found = ClosedLoop(
             step=latest(run) or 0,
             weights="ema" if ema else "raw",
             server=options.server or "",
-            execute_steps=options.execute_steps,
+            strategy=options.strategy,
+            execute_steps=options.execution(config.model.action_horizon).execute_steps,
+            delay_steps=options.delay_steps,
             seconds=kept.seconds,
             results=tuple(one.result for one in played),
             films=tuple(_films(run / FOLDER, [trial for _, trial in episodes], played, options.films)),
@@ -73,7 +76,7 @@ def _play(
     episodes: Sequence[tuple[str, Trial]],
     kept: KeptEpisodes,
     options: LoopOptions,
-    image_size: int,
+    model: ModelConfig,
 ) -> None:
     """Play the episodes (mode, trial) that are not kept yet, and keep them."""
     places = {episode: place for place, episode in enumerate(episodes)}
@@ -89,21 +92,23 @@ def _play(
         for mode, plan in plans.items():
             left = [trial for name, trial in episodes if name == mode and places[mode, trial] not in kept.episodes]
             run_rollouts(
-                Chunks(plan, options.execute_steps),
+                Chunks(plan, lambda: options.execution(model.action_horizon), delay_steps=options.delay_steps),
                 left,
                 policy=mode,
-                image_size=image_size,
+                image_size=model.vision.image_size,
                 worlds=options.worlds,
                 ended=ended,
             )
 
 
-def _fingerprint(run: Path, options: LoopOptions, episodes: Sequence[tuple[str, Trial]], *, ema: bool) -> str:
+def _fingerprint(
+    run: Path, config: Config, options: LoopOptions, episodes: Sequence[tuple[str, Trial]], *, ema: bool
+) -> str:
     """Of everything that decides how the episodes end, the code included."""
     step = latest(run)
-    weights = "" if step is None else (step_folder(run, step) / CHECKSUMS).read_text()
-    config = (run / "config.yaml").read_text()
-    decides = (code_version().version, config, step, weights, ema, options.server, options.execute_steps, episodes)
+    weights = [file.read_text() for file in sorted(step_folder(run, step or 0).glob("*.json"))]  # with checksums
+    execution = (options.strategy, options.execution(config.model.action_horizon).execute_steps, options.delay_steps)
+    decides = (code_version().version, config, step, weights, ema, options.server, execution, episodes)
     return hashlib.sha256(repr(decides).encode()).hexdigest()[:12]
 
 

@@ -12,9 +12,12 @@ from pi05_train.data.order.mixture import Mixture
 from pi05_train.data.sources.rows import environments
 from pi05_train.errors import UserError
 from pi05_train.evaluation.rollouts import Trial, known_task, plan_trials
+from pi05_train.policy.execution import Execution
 from pi05_train.policy.hierarchy import MODES
 from pi05_train.simulation.environments import EVALUATION_TASKS
 from pi05_train.simulation.rooms import CONDITIONS, ROOMS, Room, room_name
+
+EXECUTE_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,19 @@ class LoopOptions:
     commands: str = "task"
     conditions: Sequence[str] = tuple(name.replace(" ", "-") for name in CONDITIONS)
     episodes: int = 10
-    execute_steps: int = 5
+    strategy: str = "receding_horizon"
+    execute_steps: int | None = None
+    """None: 5, or what the strategy has."""
+    delay_steps: int = 0
     worlds: int = 8
     films: int = 1
     server: str | None = None
     api_key_file: str | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("execute_steps", 1), ("worlds", 1), ("films", 0)):
-            if (value := getattr(self, name)) < least:
+        leasts = {"episodes": 1, "execute_steps": 1, "delay_steps": 0, "worlds": 1, "films": 0}
+        for name, least in leasts.items():
+            if (value := getattr(self, name)) is not None and value < least:
                 option = f"--{name.replace('_', '-')}"
                 raise UserError(option, got=value, expected=f"at least {least}", do="correct it")
         if unknown := [mode for mode in self.modes if mode not in MODES]:
@@ -43,6 +50,15 @@ class LoopOptions:
         if self.server and tuple(self.modes) != ("flat",):
             got = f"{', '.join(self.modes)} with --server"
             raise UserError("--modes", got=got, expected="flat: servers act on the command", do="leave one out")
+
+        if self.strategy == "open_loop" and self.execute_steps is not None:
+            expected = "another strategy: an open loop executes whole chunks"
+            raise UserError("--execute-steps", got="it with open_loop", expected=expected, do="leave one out")
+
+    def execution(self, horizon: int) -> Execution:
+        """How one robot spends its chunks of `horizon` steps."""
+        steps = min(EXECUTE_STEPS, horizon) if self.execute_steps is None else self.execute_steps
+        return Execution(self.strategy, horizon=horizon, execute_steps=steps, delay_steps=self.delay_steps)
 
     @property
     def needs_subtasks(self) -> bool:
@@ -58,13 +74,9 @@ def trials_of(run: Path, config: Config, options: LoopOptions) -> list[Trial]:
             expected="a post-trained one",
             do="post-train it",
         )
-    if options.execute_steps > config.model.action_horizon:
-        raise UserError(
-            "--execute-steps",
-            got=options.execute_steps,
-            expected=f"at most a chunk, {config.model.action_horizon}",
-            do="lower it",
-        )
+    for name, steps in (("--execute-steps", options.execute_steps), ("--delay-steps", options.delay_steps)):
+        if steps is not None and steps > (horizon := config.model.action_horizon):
+            raise UserError(name, got=steps, expected=f"at most a chunk, {horizon}", do="lower it")
     conditions = [condition for condition in CONDITIONS if condition.replace(" ", "-") in options.conditions]
     rooms, high_level = _trained_rooms(config), options.commands == "high-level"
     trials = plan_trials(

@@ -45,11 +45,21 @@ class ClosedLoop:
     server: str
     """The server's address; "" in process."""
     execute_steps: int
-    """Control steps between two looks."""
+    """Control steps between two looks, without the waiting of an open loop."""
     seconds: float
     """Of playing, in all sittings."""
     results: tuple[RolloutResult, ...]
     films: tuple[Film, ...] = ()
+    strategy: str = "receding_horizon"
+    """One of `pi05_train.policy.execution.STRATEGIES`."""
+    delay_steps: int = 0
+    """Control steps from a look until its chunk is there."""
+
+    @property
+    def title(self) -> str:
+        """How it was played, in a few words."""
+        late = f", chunks {self.delay_steps} steps late" if self.delay_steps else ""
+        return f"step {self.step}, {self.strategy.replace('_', ' ')}{late}"
 
 
 def write_closed_loop(run: Path, found: ClosedLoop) -> Path:

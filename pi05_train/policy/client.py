@@ -15,11 +15,12 @@ from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketExcepti
 from websockets.sync.client import ClientConnection, connect
 
 from pi05_train.errors import UserError
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.policy import Chunk
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.policy.server.wire import pack, unpack
 from pi05_train.processing.images import decode_jpeg
-from pi05_train.samples.robot_card import PROMPT, SEED
+from pi05_train.samples.robot_card import DELAY, PROMPT, REMAINDER, SEED
 from pi05_train.samples.schema import Sample
 
 PATIENCE_SECONDS = 120
@@ -38,14 +39,16 @@ class RemotePolicy:
         """What the server says of itself."""
         self._check()
 
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
+    def actions(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None]
+    ) -> list[Chunk]:
         """A chunk [H, D] per sample; all are asked for at once, so that the server can batch them."""
         while len(self._robots) < len(samples):
             self._connect()
         robots = self._robots[: len(samples)]
         try:
-            for connection, sample, seed in zip(robots, samples, seeds, strict=True):
-                connection.send(pack(observation(self._robot, sample, seed)))
+            for connection, sample, seed, rest in zip(robots, samples, seeds, remainders, strict=True):
+                connection.send(pack(observation(self._robot, sample, seed, rest)))
             return [self._chunk(connection.recv(timeout=PATIENCE_SECONDS)) for connection in robots]
         except (WebSocketException, TimeoutError, OSError) as error:
             raise self._lost(error) from error
@@ -111,10 +114,12 @@ class RemotePolicy:
         )
 
 
-def observation(robot: RobotInterface, sample: Sample, seed: int) -> dict[str, Any]:
+def observation(robot: RobotInterface, sample: Sample, seed: int, remainder: Remainder | None = None) -> dict[str, Any]:
     """What the robot sends where it sees and feels what the sample holds: the inverse of `RobotInterface.request`."""
     assert sample.state is not None, sample.key
     values: dict[str, Any] = {PROMPT: sample.task, SEED: seed}
+    if remainder is not None:
+        values |= {REMAINDER: robot.commands(remainder.actions_RD), DELAY: remainder.delay_steps}
     for key, view in robot.cameras.items():
         if view.camera in sample.images:
             values[key] = decode_jpeg(sample.images[view.camera]).permute(1, 2, 0).numpy()

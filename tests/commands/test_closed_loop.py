@@ -103,9 +103,13 @@ def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, pol
     serving = running(
         source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about={"run": "run", "step": None}
     )
+    late = ["--episodes", "1", "--strategy", "real_time", "--execute-steps", "3", "--delay-steps", "2"]
+    late_here = played(run, *words, *late)
+    assert (late_here.strategy, late_here.execute_steps, late_here.delay_steps) == ("real_time", 3, 2)
     with serving as server:
-        through = played(run, *words, "--server", f"ws://127.0.0.1:{server.port}")
-    assert through.results == one_by_one.results
+        url = ["--server", f"ws://127.0.0.1:{server.port}"]
+        assert played(run, *words, *url).results == one_by_one.results
+        assert played(run, *words, *url, *late).results == late_here.results
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been_interrupted(
@@ -147,7 +151,7 @@ def test_only_the_same_evaluation_goes_on(run: Path, monkeypatch: pytest.MonkeyP
         assert main(["evaluate", str(run), "--closed-loop", *SHORT, *words]) == 130
         return len(list(run.glob(".closed_loop-*")))
 
-    assert begun() == begun("--worlds", "3", "--films", "4") == 1
+    assert begun() == begun("--worlds", "3", "--films", "4", "--execute-steps", "5") == 1
     others = (
         ["--episodes", "3"],
         ["--tasks", "fetch-push"],
@@ -156,6 +160,8 @@ def test_only_the_same_evaluation_goes_on(run: Path, monkeypatch: pytest.MonkeyP
         ["--commands", "high-level"],
         ["--weights", "raw"],
         ["--execute-steps", "4"],
+        ["--strategy", "real_time"],
+        ["--delay-steps", "2"],
     )
     for number, words in enumerate(others, 2):
         assert begun(*words) == number
@@ -166,7 +172,8 @@ def test_only_the_same_evaluation_goes_on(run: Path, monkeypatch: pytest.MonkeyP
     for number, content in enumerate(("{}", "other weights"), before + 1):
         (checkpoint / CHECKSUMS).write_text(content)
         assert begun() == number
-    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "# changed\n")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("euler_steps: 10", "euler_steps: 9"))
     assert begun() == before + 3
     monkeypatch.setattr(module, "code_version", lambda: Code({"git_commit": "another"}, ""))
     assert begun() == before + 4
@@ -179,6 +186,8 @@ def test_only_the_same_evaluation_goes_on(run: Path, monkeypatch: pytest.MonkeyP
         (["--tasks", "aloha-transfer"], "task aloha-transfer: got a run without the source sim_aloha"),
         (["--modes", "psychic"], "--modes: got 'psychic', expected of hierarchical, flat, oracle"),
         (["--episodes", "0"], "--episodes: got 0, expected at least 1"),
+        (["--execute-steps", "5", "--strategy", "open_loop"], "got it with open_loop, expected another strategy"),
+        (["--delay-steps", "11"], "--delay-steps: got 11, expected at most a chunk, 10"),
         (["--execute-steps", "11"], "--execute-steps: got 11, expected at most a chunk, 10"),
         (["--tasks", "fetch-reach", "--conditions", "unseen-object"], "--conditions: got ['unseen object']"),
         (["--server", "ws://127.0.0.1:1", "--modes", "oracle"], "--modes: got oracle with --server, expected flat"),

@@ -30,8 +30,8 @@ def test_a_robot_far_away_gets_the_chunks_of_the_policy() -> None:
     own = [policy.actions([sample], [seed])[0] for sample, seed in zip(samples, seeds, strict=True)]
     with running(source=CARDS["toy_arm"], infer=policy.actions) as server, to(server, TOY_ARM) as remote:
         assert remote.about["robot"] == "toy_arm_robot"
-        chunks = remote.actions(samples, seeds)
-        again = remote.actions(samples[:1], seeds[:1])
+        chunks = remote.actions(samples, seeds, [None] * 3)
+        again = remote.actions(samples[:1], seeds[:1], [None])
     for chunk, expected in zip([*chunks, *again], [*own, own[0]], strict=True):
         np.testing.assert_allclose(chunk, expected, atol=1e-4)
 
@@ -46,7 +46,9 @@ def test_grippers_with_numbers_of_their_own_change_neither_state_nor_actions() -
     np.testing.assert_allclose(sent.state, sample.state, atol=1e-6)
     serving = running(source=CARDS["toy_arm"], robot=interface.robot, infer=policy.actions)
     with serving as server, to(server, interface) as remote:
-        np.testing.assert_allclose(remote.actions([sample], [3])[0], policy.actions([sample], [3])[0], atol=1e-4)
+        np.testing.assert_allclose(
+            remote.actions([sample], [3], [None])[0], policy.actions([sample], [3])[0], atol=1e-4
+        )
 
 
 def test_a_server_that_is_not_there_or_of_another_robot_is_refused_in_a_sentence() -> None:
@@ -80,4 +82,4 @@ def test_an_observation_that_the_server_refuses_and_a_failing_server_end_in_a_se
     nowhere, failing = replace(sample, state=np.full_like(sample.state, np.nan)), replace(sample, task=FAIL)
     for asked, answer in ((nowhere, "observation, joints"), (failing, "The server failed")):
         with running() as server, to(server, interface) as remote, pytest.raises(UserError, match=f"answer '{answer}"):
-            remote.actions([asked], [0])
+            remote.actions([asked], [0], [None])

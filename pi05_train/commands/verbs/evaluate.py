@@ -25,7 +25,13 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--conditions", nargs="+", choices=("seen", "unseen-environment", "unseen-object"), help="default: all three"
     )
     loop.add_argument("--episodes", type=int, help="of each task, command, condition and mode (default: 10)")
+    loop.add_argument(
+        "--strategy",
+        choices=("open_loop", "receding_horizon", "real_time"),
+        help="how chunks follow each other, docs/policy.md (default: receding_horizon)",
+    )
     loop.add_argument("--execute-steps", type=int, help="control steps between two looks (default: 5)")
+    loop.add_argument("--delay-steps", type=int, help="control steps from a look until its chunk is there (default: 0)")
     loop.add_argument("--worlds", type=int, help="played side by side; changes no result (default: 8)")
     loop.add_argument("--films", type=int, help="of each mode, task and outcome (default: 1)")
     loop.add_argument("--server", metavar="URL", help="ask a `pi05 serve` of the run, ws://host:port (default: none)")
@@ -35,7 +41,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 LOOP = (
     "tasks", "modes", "commands", "conditions", "episodes",
-    "execute_steps", "worlds", "films", "server", "api_key_file",
+    "strategy", "execute_steps", "delay_steps", "worlds", "films", "server", "api_key_file",
 )  # fmt: skip
 """Options that need --closed-loop."""
 
