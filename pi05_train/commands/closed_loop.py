@@ -21,7 +21,7 @@ from pi05_train.config.robots import read_robot
 from pi05_train.config.schema import Config
 from pi05_train.errors import UserError
 from pi05_train.evaluation.closed_loop import FILE, FOLDER, ClosedLoop, Film, kept_file, write_closed_loop
-from pi05_train.evaluation.drivers import Chunks, Plan, plan_of, plan_of_levels
+from pi05_train.evaluation.drivers import Chunks, Plan, plan_of_levels, plan_of_remote
 from pi05_train.evaluation.evaluate import told
 from pi05_train.evaluation.films import chosen, make_film
 from pi05_train.evaluation.kept import KeptEpisodes, Played
@@ -128,24 +128,26 @@ def _plans(
 ) -> dict[str, Plan]:
     """What plans, by mode."""
     if options.server is not None:
-        return {"flat": plan_of(opened.enter_context(_remote(run, config, trials, options)))}
+        remote = opened.enter_context(_remote(run, config, trials, options, ema=ema))
+        return {remote.about["mode"]: plan_of_remote(remote)}
     policy = load_policy(run, ema=ema)
     policy.batch_samples = options.worlds
     above = [name for name, card in enabled_cards(config).items() if card.kind == "HL"]
-    if "hierarchical" in options.modes and len(above) != 1:
+    modes = options.modes or ("flat",)
+    if "hierarchical" in modes and len(above) != 1:
         raise UserError(
             f"closed loop of {run}, hierarchical", got=f"the high-level sources {above}", expected="one", do="leave it"
         )
     limit = config.evaluation.max_text_tokens
-    sources = {mode: above[0] if mode == "hierarchical" else None for mode in options.modes}
+    sources = {mode: above[0] if mode == "hierarchical" else None for mode in modes}
     return {
         mode: plan_of_levels(Hierarchy(policy, mode, high_level_source=source, max_text_tokens=limit))
         for mode, source in sources.items()
     }
 
 
-def _remote(run: Path, config: Config, trials: Sequence[Trial], options: LoopOptions) -> RemotePolicy:
-    """The run behind a server; refuses a server of another robot, run, checkpoint or mode."""
+def _remote(run: Path, config: Config, trials: Sequence[Trial], options: LoopOptions, *, ema: bool) -> RemotePolicy:
+    """The run behind a server; refuses a server of another robot, run, checkpoint, weights or mode."""
     assert options.server is not None
     sources = sorted({EVALUATION_TASKS[trial.task].source for trial in trials})
     if len(sources) != 1:
@@ -158,8 +160,10 @@ def _remote(run: Path, config: Config, trials: Sequence[Trial], options: LoopOpt
     remote = RemotePolicy(
         options.server, RobotInterface(read_robot(card.robot), card), api_key=read_api_key(options.api_key_file)
     )
-    own = {"run": run.resolve().name, "step": latest(run), "mode": "flat"}
-    if (theirs := {name: remote.about.get(name) for name in own}) != own:
-        remote.close()
-        raise UserError(f"server {options.server}", got=theirs, expected=own, do="serve this run so")
+    own = {"run": run.resolve().name, "step": latest(run), "weights": "ema" if ema else "raw"}
+    modes = options.modes or ("flat", "hierarchical")
+    theirs = {name: remote.about.get(name) for name in (*own, "mode")}
+    if theirs["mode"] not in modes or theirs != own | {"mode": theirs["mode"]}:
+        expected = own | {"mode": " or ".join(modes)}
+        raise UserError(f"server {options.server}", got=theirs, expected=expected, do="serve this run so")
     return remote

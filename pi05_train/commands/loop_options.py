@@ -26,7 +26,8 @@ class LoopOptions:
 
     tasks: Sequence[str] = ()
     """None named: all that the run has learnt."""
-    modes: Sequence[str] = ("flat",)
+    modes: Sequence[str] = ()
+    """None named: flat; with a server, the one it acts in."""
     commands: str = "task"
     conditions: Sequence[str] = tuple(name.replace(" ", "-") for name in CONDITIONS)
     episodes: int = 10
@@ -47,9 +48,9 @@ class LoopOptions:
                 raise UserError(option, got=value, expected=f"at least {least}", do="correct it")
         if unknown := [mode for mode in self.modes if mode not in MODES]:
             raise UserError("--modes", got=repr(unknown[0]), expected="of " + ", ".join(MODES), do="correct it")
-        if self.server and tuple(self.modes) != ("flat",):
-            got = f"{', '.join(self.modes)} with --server"
-            raise UserError("--modes", got=got, expected="flat: servers act on the command", do="leave one out")
+        if self.server and (len(self.modes) > 1 or "oracle" in self.modes):
+            got, expected = f"{', '.join(self.modes)} with --server", "its one mode, flat or hierarchical"
+            raise UserError("--modes", got=got, expected=expected, do="leave one out")
 
         if self.strategy == "open_loop" and self.execute_steps is not None:
             expected = "another strategy: an open loop executes whole chunks"

@@ -8,8 +8,10 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from websockets.sync.client import ClientConnection
 
 from pi05_train.evaluation.rollouts import Action, Episode
+from pi05_train.policy.client import RemotePolicy
 from pi05_train.policy.execution import Execution, Remainder
 from pi05_train.policy.hierarchy import Hierarchy, RobotState, Turn
 from pi05_train.policy.policy import Chunk
@@ -22,7 +24,7 @@ Plan = Callable[[Sequence[Episode], Remainders], Sequence[Chunk]]
 
 
 class Actor(Protocol):
-    """What acts on samples: `Policy`, or one behind a server."""
+    """What acts on samples: `Policy`."""
 
     def actions(self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Remainders) -> list[Chunk]:
         """A chunk [H, action_dim] in physical units per sample."""
@@ -83,6 +85,22 @@ def plan_of(actor: Actor) -> Plan:
 
     def plan(episodes: Sequence[Episode], remainders: Remainders) -> list[Chunk]:
         return actor.actions([e.look() for e in episodes], [e.noise_seed for e in episodes], remainders)
+
+    return plan
+
+
+def plan_of_remote(remote: RemotePolicy) -> Plan:
+    """Plans as a server does; it knows every episode as a robot of its own."""
+    robots: dict[Episode, ClientConnection] = {}
+
+    def plan(episodes: Sequence[Episode], remainders: Remainders) -> list[Chunk]:
+        for episode in [episode for episode in robots if episode.ended]:
+            remote.hang_up(robots.pop(episode))
+        for episode in episodes:
+            if episode not in robots:
+                robots[episode] = remote.connect()
+        samples, seeds = [e.look() for e in episodes], [e.noise_seed for e in episodes]
+        return remote.actions([robots[e] for e in episodes], samples, seeds, remainders)
 
     return plan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import pytest
@@ -20,6 +20,8 @@ from pi05_train.config.robots import read_robot
 from pi05_train.evaluation.closed_loop import FOLDER, Film, read_closed_loop
 from pi05_train.evaluation.films import SIDE
 from pi05_train.evaluation.rollouts import run_rollouts
+from pi05_train.policy.hierarchy import Hierarchy
+from pi05_train.policy.policy import Policy
 from pi05_train.report.write import write_report
 from pi05_train.simulation.environments import EVALUATION_TASKS
 from pi05_train.trainer.code_version import Code
@@ -27,6 +29,8 @@ from tests.evaluation.pixel_policy import PixelPolicy
 from tests.policy.server.serving import flat, running
 from tests.services.ports import free_ports
 
+SERVED = {"run": "run", "step": None, "weights": "ema"}
+"""What a server of the run says of it."""
 SHORT = ["--tasks", "fetch-reach", "--episodes", "2", "--conditions", "seen", "unseen-environment"]
 
 
@@ -100,9 +104,7 @@ def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, pol
     assert played(run, *words, "--worlds", "4") == one_by_one
     assert max(policy.asked) == 4
     card = enabled_cards(read_config(run / "config.yaml"))["sim_fetch"]
-    serving = running(
-        source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about={"run": "run", "step": None}
-    )
+    serving = running(source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about=SERVED)
     late = ["--episodes", "1", "--strategy", "real_time", "--execute-steps", "3", "--delay-steps", "2"]
     late_here = played(run, *words, *late)
     assert (late_here.strategy, late_here.execute_steps, late_here.delay_steps) == ("real_time", 3, 2)
@@ -110,6 +112,27 @@ def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, pol
         url = ["--server", f"ws://127.0.0.1:{server.port}"]
         assert played(run, *words, *url).results == one_by_one.results
         assert played(run, *words, *url, *late).results == late_here.results
+
+
+def test_a_server_that_names_subtasks_does_so_anew_for_every_episode(run: Path, policy: PixelPolicy) -> None:
+    words = ["--films", "0", "--worlds", "1", "--conditions", "seen"]
+    here = played(run, *words, "--modes", "hierarchical")
+    assert policy.questions == len(here.results) == 2
+    cards = enabled_cards(read_config(run / "config.yaml"))
+    (above,) = (name for name, card in cards.items() if card.kind == "HL")
+    levels = Hierarchy(cast(Policy, policy), "hierarchical", high_level_source=above)
+    serving = running(
+        source=cards["sim_fetch"],
+        robot=read_robot("sim_fetch"),
+        hierarchical=levels.act,
+        about=SERVED,
+        clock=lambda: 0.0,
+    )
+    with serving as server:
+        there = played(run, *words, "--server", f"ws://127.0.0.1:{server.port}")
+    assert there.results == here.results
+    assert {result.policy for result in there.results} == {"hierarchical"}
+    assert policy.questions == 4
 
 
 def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been_interrupted(
@@ -190,7 +213,10 @@ def test_only_the_same_evaluation_goes_on(run: Path, monkeypatch: pytest.MonkeyP
         (["--delay-steps", "11"], "--delay-steps: got 11, expected at most a chunk, 10"),
         (["--execute-steps", "11"], "--execute-steps: got 11, expected at most a chunk, 10"),
         (["--tasks", "fetch-reach", "--conditions", "unseen-object"], "--conditions: got ['unseen object']"),
-        (["--server", "ws://127.0.0.1:1", "--modes", "oracle"], "--modes: got oracle with --server, expected flat"),
+        (
+            ["--server", "ws://127.0.0.1:1", "--modes", "oracle"],
+            "--modes: got oracle with --server, expected its one mode, flat or h",
+        ),
         (["--server", "ws://127.0.0.1:1"], "--server: got tasks of sim_fetch, sim_metaworld, expected tasks of one"),
     ],
 )
@@ -216,18 +242,24 @@ def test_servers_that_are_away_or_serve_something_else_are_refused(
 ) -> None:
     cards = enabled_cards(read_config(run / "config.yaml"))
 
-    def refused(port: int) -> str:
-        assert main(["evaluate", str(run), "--closed-loop", *SHORT, "--server", f"ws://127.0.0.1:{port}"]) == 2
+    def refused(port: int, *words: str) -> str:
+        server = f"ws://127.0.0.1:{port}"
+        assert main(["evaluate", str(run), "--closed-loop", *SHORT, "--server", server, *words]) == 2
         return capsys.readouterr().err
 
     assert "expected a `pi05 serve` that answers" in refused(*free_ports(1))
     with running(source=cards["sim_metaworld"], robot=read_robot("sim_metaworld"), infer=policy.actions) as server:
         assert ", robot: got 'sim_metaworld', expected 'sim_fetch'; serve this robot's card" in refused(server.port)
-    other, sources = {"run": "run", "step": 7}, {"source": cards["sim_fetch"], "robot": read_robot("sim_fetch")}
+    other, sources = (
+        SERVED | {"step": 7, "weights": "raw"},
+        {"source": cards["sim_fetch"], "robot": read_robot("sim_fetch")},
+    )
     with running(**sources, infer=policy.actions, about=other) as server:
-        assert "'step': 7, 'mode': 'flat'}, expected {'run': 'run', 'step': None, 'mode'" in refused(server.port)
-    served = {"run": "run", "step": None}
-    with running(**sources, hierarchical=flat(policy.actions), about=served) as server:
-        assert "'mode': 'hierarchical'}, expected {'run': 'run', 'step': None, 'mode': 'flat'}" in refused(server.port)
+        told = refused(server.port)
+        assert "'step': 7, 'weights': 'raw', 'mode': 'flat'}, expected {'run': 'run', 'step': None" in told
+    with running(**sources, hierarchical=flat(policy.actions), about=SERVED) as server:
+        assert "'mode': 'hierarchical'}, expected {'run': 'run', 'step': None, 'weights': 'ema', 'mode': 'flat'}" in (
+            refused(server.port, "--modes", "flat")
+        )
     assert not policy.asked
     assert read_closed_loop(run) is None

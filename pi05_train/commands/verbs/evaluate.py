@@ -17,7 +17,9 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--closed-loop", action="store_true", help="only play in simulators, in detail:")
     loop = evaluate.add_argument_group("with --closed-loop")
     loop.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all of the simulators the run has learnt")
-    loop.add_argument("--modes", nargs="+", metavar="MODE", help="hierarchical, flat, oracle (default: flat)")
+    loop.add_argument(
+        "--modes", nargs="+", metavar="MODE", help="hierarchical, flat, oracle (default: flat, or the server's)"
+    )
     loop.add_argument(
         "--commands", choices=("task", "high-level"), help="say the task, or what a high level has to think of"
     )
