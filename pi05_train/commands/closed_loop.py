@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from pi05_train.checkpoint.integrity import a_disk_for
@@ -25,9 +27,9 @@ from pi05_train.evaluation.drivers import Chunks, Plan, plan_of_levels, plan_of_
 from pi05_train.evaluation.evaluate import told
 from pi05_train.evaluation.films import chosen, make_film
 from pi05_train.evaluation.kept import KeptEpisodes, Played
+from pi05_train.evaluation.processes import in_processes
 from pi05_train.evaluation.results import RolloutResult
-from pi05_train.evaluation.rollouts import Episode, Trial, run_rollouts
-from pi05_train.model.config import ModelConfig
+from pi05_train.evaluation.rollouts import Action, Trial, run_rollouts
 from pi05_train.policy.client import RemotePolicy
 from pi05_train.policy.hierarchy import Hierarchy
 from pi05_train.policy.load import load_policy
@@ -44,6 +46,21 @@ def closed_loop(folders: Sequence[str], options: LoopOptions, *, ema: bool) -> N
             Console().print(table)
 
 
+@dataclass(frozen=True)
+class Share:
+    """Episodes that one process plays."""
+
+    run: Path
+    options: LoopOptions
+    ema: bool
+    episodes: Sequence[tuple[int, str, Trial]]
+    """Place, mode and trial."""
+
+
+Tell = Callable[[tuple[int, RolloutResult, list[Action]]], None]
+"""Hears of an episode that has ended: its place, its result and what it did."""
+
+
 def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
     """Play, and write `closed_loop.json` and films into the run folder; goes on where the same call was interrupted."""
     config = read_config(run / "config.yaml")
@@ -53,7 +70,8 @@ def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
         episodes = [(mode, trial) for mode in plans for trial in trials]
         path = kept_file(run, _fingerprint(run, config, options, episodes, ema=ema))
         kept = opened.enter_context(KeptEpisodes(path))
-        _play(plans, episodes, kept, options, config.model)
+        left = [(place, *episode) for place, episode in enumerate(episodes) if place not in kept.episodes]
+        _play(Share(run, options, ema, left), config, plans, kept)
         played = [kept.episodes[place] for place in range(len(episodes))]
         found = ClosedLoop(
             step=latest(run) or 0,
@@ -71,34 +89,51 @@ def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
     return found
 
 
-def _play(
-    plans: dict[str, Plan],
-    episodes: Sequence[tuple[str, Trial]],
-    kept: KeptEpisodes,
-    options: LoopOptions,
-    model: ModelConfig,
-) -> None:
-    """Play the episodes (mode, trial) that are not kept yet, and keep them."""
-    places = {episode: place for place, episode in enumerate(episodes)}
+def _play(all_left: Share, config: Config, plans: dict[str, Plan], kept: KeptEpisodes) -> None:
+    """Play what is left, here or in processes of their own, and keep it."""
+    earlier, total = len(kept.episodes), len(kept.episodes) + len(all_left.episodes)
     begin = time.perf_counter() - kept.seconds
     with progress_bar("playing") as report:
-        earlier = len(kept.episodes)
-        report(earlier, len(episodes), f"goes on after the {earlier} episodes of an earlier call" if earlier else "")
+        report(earlier, total, f"goes on after the {earlier} episodes of an earlier call" if earlier else "")
 
-        def ended(episode: Episode, result: RolloutResult) -> None:
-            kept.add(places[result.policy, episode.trial], result, episode.actions, time.perf_counter() - begin)
-            report(len(kept.episodes), len(episodes), told(result))
+        def keep(ended: tuple[int, RolloutResult, list[Action]]) -> None:
+            place, result, actions = ended
+            kept.add(place, result, actions, time.perf_counter() - begin)
+            report(len(kept.episodes), total, told(result))
 
-        for mode, plan in plans.items():
-            left = [trial for name, trial in episodes if name == mode and places[mode, trial] not in kept.episodes]
-            run_rollouts(
-                Chunks(plan, lambda: options.execution(model.action_horizon), delay_steps=options.delay_steps),
-                left,
-                policy=mode,
-                image_size=model.vision.image_size,
-                worlds=options.worlds,
-                ended=ended,
-            )
+        count = all_left.options.processes
+        if count == 1:
+            _rollouts(all_left, config, plans, keep)
+            return
+        shares = [replace(all_left, episodes=all_left.episodes[first::count]) for first in range(count)]
+        with closing(in_processes(_play_share, [share for share in shares if share.episodes])) as found:
+            for ended in found:
+                keep(ended)
+
+
+def _play_share(share: Share, tell: Tell) -> None:
+    """In a process of its own, with its own copy of the policy and one thread: cores are for the other processes."""
+    torch.set_num_threads(1)
+    config = read_config(share.run / "config.yaml")
+    with ExitStack() as opened:
+        trials = [trial for _, _, trial in share.episodes]
+        plans = _plans(share.run, config, trials, share.options, ema=share.ema, opened=opened)
+        _rollouts(share, config, plans, tell)
+
+
+def _rollouts(share: Share, config: Config, plans: dict[str, Plan], tell: Tell) -> None:
+    """Mode by mode."""
+    places = {(mode, trial): place for place, mode, trial in share.episodes}
+    options, horizon = share.options, config.model.action_horizon
+    for mode, plan in plans.items():
+        run_rollouts(
+            Chunks(plan, lambda: options.execution(horizon), delay_steps=options.delay_steps),
+            [trial for _, name, trial in share.episodes if name == mode],
+            policy=mode,
+            image_size=config.model.vision.image_size,
+            worlds=options.worlds,
+            ended=lambda episode, result: tell((places[result.policy, episode.trial], result, episode.actions)),
+        )
 
 
 def _fingerprint(

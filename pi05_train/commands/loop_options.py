@@ -36,12 +36,13 @@ class LoopOptions:
     """None: 5, or what the strategy has."""
     delay_steps: int = 0
     worlds: int = 8
+    processes: int = 1
     films: int = 1
     server: str | None = None
     api_key_file: str | None = None
 
     def __post_init__(self) -> None:
-        leasts = {"episodes": 1, "execute_steps": 1, "delay_steps": 0, "worlds": 1, "films": 0}
+        leasts = {"episodes": 1, "execute_steps": 1, "delay_steps": 0, "worlds": 1, "processes": 1, "films": 0}
         for name, least in leasts.items():
             if (value := getattr(self, name)) is not None and value < least:
                 option = f"--{name.replace('_', '-')}"

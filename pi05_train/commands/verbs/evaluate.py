@@ -34,7 +34,10 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )
     loop.add_argument("--execute-steps", type=int, help="control steps between two looks (default: 5)")
     loop.add_argument("--delay-steps", type=int, help="control steps from a look until its chunk is there (default: 0)")
-    loop.add_argument("--worlds", type=int, help="played side by side; changes no result (default: 8)")
+    loop.add_argument("--worlds", type=int, help="played side by side in a process; changes no result (default: 8)")
+    loop.add_argument(
+        "--processes", type=int, help="share the episodes, each with its own policy; changes no result (default: 1)"
+    )
     loop.add_argument("--films", type=int, help="of each mode, task and outcome (default: 1)")
     loop.add_argument("--server", metavar="URL", help="ask a `pi05 serve` of the run, ws://host:port (default: none)")
     loop.add_argument("--api-key-file", metavar="FILE", help="with the server's key")
@@ -43,7 +46,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 LOOP = (
     "tasks", "modes", "commands", "conditions", "episodes",
-    "strategy", "execute_steps", "delay_steps", "worlds", "films", "server", "api_key_file",
+    "strategy", "execute_steps", "delay_steps", "worlds", "processes", "films", "server", "api_key_file",
 )  # fmt: skip
 """Options that need --closed-loop."""
 
