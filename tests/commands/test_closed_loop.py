@@ -114,6 +114,18 @@ def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, pol
         assert played(run, *words, *url, *late).results == late_here.results
 
 
+@pytest.mark.slow
+def test_processes_share_the_episodes_and_change_no_result(
+    run: Path, policy: PixelPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_rollouts", run_rollouts)  # as the processes have it
+    here = played(run, "--films", "0")
+    card = enabled_cards(read_config(run / "config.yaml"))["sim_fetch"]
+    with running(source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about=SERVED) as server:
+        url = f"ws://127.0.0.1:{server.port}"
+        assert played(run, "--films", "0", "--server", url, "--processes", "2").results == here.results
+
+
 def test_a_server_that_names_subtasks_does_so_anew_for_every_episode(run: Path, policy: PixelPolicy) -> None:
     words = ["--films", "0", "--worlds", "1", "--conditions", "seen"]
     here = played(run, *words, "--modes", "hierarchical")
