@@ -47,12 +47,22 @@ def closed_loop(folders: Sequence[str], options: LoopOptions, *, ema: bool) -> N
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What is evaluated, and how."""
+
+    run: Path
+    step: int | None
+    """Of the checkpoint: the newest one when the evaluation begins."""
+    ema: bool
+    config: Config
+    options: LoopOptions
+
+
+@dataclass(frozen=True)
 class Share:
     """Episodes that one process plays."""
 
-    run: Path
-    options: LoopOptions
-    ema: bool
+    subject: Subject
     episodes: Sequence[tuple[int, str, Trial]]
     """Place, mode and trial."""
 
@@ -63,22 +73,21 @@ Tell = Callable[[tuple[int, RolloutResult, list[Action]]], None]
 
 def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
     """Play, and write `closed_loop.json` and films into the run folder; goes on where the same call was interrupted."""
-    config = read_config(run / "config.yaml")
-    trials = trials_of(run, config, options)
+    subject = Subject(run, latest(run), ema, read_config(run / "config.yaml"), options)
+    trials = trials_of(run, subject.config, options)
     with ExitStack() as opened:
-        plans = _plans(run, config, trials, options, ema=ema, opened=opened)
+        plans = _plans(subject, trials, opened)
         episodes = [(mode, trial) for mode in plans for trial in trials]
-        path = kept_file(run, _fingerprint(run, config, options, episodes, ema=ema))
-        kept = opened.enter_context(KeptEpisodes(path))
+        kept = opened.enter_context(KeptEpisodes(kept_file(run, _fingerprint(subject, episodes))))
         left = [(place, *episode) for place, episode in enumerate(episodes) if place not in kept.episodes]
-        _play(Share(run, options, ema, left), config, plans, kept)
+        _play(Share(subject, left), plans, kept)
         played = [kept.episodes[place] for place in range(len(episodes))]
         found = ClosedLoop(
-            step=latest(run) or 0,
+            step=subject.step or 0,
             weights="ema" if ema else "raw",
             server=options.server or "",
             strategy=options.strategy,
-            execute_steps=options.execution(config.model.action_horizon).execute_steps,
+            execute_steps=options.execution(subject.config.model.action_horizon).execute_steps,
             delay_steps=options.delay_steps,
             seconds=kept.seconds,
             results=tuple(one.result for one in played),
@@ -89,7 +98,7 @@ def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
     return found
 
 
-def _play(all_left: Share, config: Config, plans: dict[str, Plan], kept: KeptEpisodes) -> None:
+def _play(all_left: Share, plans: dict[str, Plan], kept: KeptEpisodes) -> None:
     """Play what is left, here or in processes of their own, and keep it."""
     earlier, total = len(kept.episodes), len(kept.episodes) + len(all_left.episodes)
     begin = time.perf_counter() - kept.seconds
@@ -101,9 +110,9 @@ def _play(all_left: Share, config: Config, plans: dict[str, Plan], kept: KeptEpi
             kept.add(place, result, actions, time.perf_counter() - begin)
             report(len(kept.episodes), total, told(result))
 
-        count = all_left.options.processes
+        count = all_left.subject.options.processes
         if count == 1:
-            _rollouts(all_left, config, plans, keep)
+            _rollouts(all_left, plans, keep)
             return
         shares = [replace(all_left, episodes=all_left.episodes[first::count]) for first in range(count)]
         with closing(in_processes(_play_share, [share for share in shares if share.episodes])) as found:
@@ -114,37 +123,34 @@ def _play(all_left: Share, config: Config, plans: dict[str, Plan], kept: KeptEpi
 def _play_share(share: Share, tell: Tell) -> None:
     """In a process of its own, with its own copy of the policy and one thread: cores are for the other processes."""
     torch.set_num_threads(1)
-    config = read_config(share.run / "config.yaml")
     with ExitStack() as opened:
-        trials = [trial for _, _, trial in share.episodes]
-        plans = _plans(share.run, config, trials, share.options, ema=share.ema, opened=opened)
-        _rollouts(share, config, plans, tell)
+        plans = _plans(share.subject, [trial for _, _, trial in share.episodes], opened)
+        _rollouts(share, plans, tell)
 
 
-def _rollouts(share: Share, config: Config, plans: dict[str, Plan], tell: Tell) -> None:
+def _rollouts(share: Share, plans: dict[str, Plan], tell: Tell) -> None:
     """Mode by mode."""
     places = {(mode, trial): place for place, mode, trial in share.episodes}
-    options, horizon = share.options, config.model.action_horizon
+    options, model = share.subject.options, share.subject.config.model
     for mode, plan in plans.items():
         run_rollouts(
-            Chunks(plan, lambda: options.execution(horizon), delay_steps=options.delay_steps),
+            Chunks(plan, lambda: options.execution(model.action_horizon), delay_steps=options.delay_steps),
             [trial for _, name, trial in share.episodes if name == mode],
             policy=mode,
-            image_size=config.model.vision.image_size,
+            image_size=model.vision.image_size,
             worlds=options.worlds,
             ended=lambda episode, result: tell((places[result.policy, episode.trial], result, episode.actions)),
         )
 
 
-def _fingerprint(
-    run: Path, config: Config, options: LoopOptions, episodes: Sequence[tuple[str, Trial]], *, ema: bool
-) -> str:
+def _fingerprint(subject: Subject, episodes: Sequence[tuple[str, Trial]]) -> str:
     """Of everything that decides how the episodes end, the code included."""
-    step = latest(run)
-    weights = [file.read_text() for file in sorted(step_folder(run, step or 0).glob("*.json"))]  # with checksums
+    options, config = subject.options, subject.config
+    checkpoint = step_folder(subject.run, subject.step or 0)
+    weights = [file.read_text() for file in sorted(checkpoint.glob("*.json"))]  # with checksums
     execution = (options.strategy, options.execution(config.model.action_horizon).execute_steps, options.delay_steps)
-    decides = (code_version().version, config, step, weights, ema, options.server, execution, episodes)
-    return hashlib.sha256(repr(decides).encode()).hexdigest()[:12]
+    decides = (code_version().version, config, checkpoint.name, weights, subject.ema, options.server, execution)
+    return hashlib.sha256(repr((decides, episodes)).encode()).hexdigest()[:12]
 
 
 def _films(folder: Path, trials: Sequence[Trial], played: Sequence[Played], per_outcome: int) -> Iterator[Film]:
@@ -158,14 +164,13 @@ def _films(folder: Path, trials: Sequence[Trial], played: Sequence[Played], per_
             yield make_film(folder, trials[place], played[place].result, played[place].actions)
 
 
-def _plans(
-    run: Path, config: Config, trials: Sequence[Trial], options: LoopOptions, *, ema: bool, opened: ExitStack
-) -> dict[str, Plan]:
+def _plans(subject: Subject, trials: Sequence[Trial], opened: ExitStack) -> dict[str, Plan]:
     """What plans, by mode."""
+    run, config, options = subject.run, subject.config, subject.options
     if options.server is not None:
-        remote = opened.enter_context(_remote(run, config, trials, options, ema=ema))
+        remote = opened.enter_context(_remote(subject, trials, options.server))
         return {remote.about["mode"]: plan_of_remote(remote)}
-    policy = load_policy(run, ema=ema)
+    policy = load_policy(run if subject.step is None else step_folder(run, subject.step), ema=subject.ema)
     policy.batch_samples = options.worlds
     above = [name for name, card in enabled_cards(config).items() if card.kind == "HL"]
     modes = options.modes or ("flat",)
@@ -181,24 +186,22 @@ def _plans(
     }
 
 
-def _remote(run: Path, config: Config, trials: Sequence[Trial], options: LoopOptions, *, ema: bool) -> RemotePolicy:
+def _remote(subject: Subject, trials: Sequence[Trial], server: str) -> RemotePolicy:
     """The run behind a server; refuses a server of another robot, run, checkpoint, weights or mode."""
-    assert options.server is not None
     sources = sorted({EVALUATION_TASKS[trial.task].source for trial in trials})
     if len(sources) != 1:
         raise UserError(
             "--server", got=f"tasks of {', '.join(sources)}", expected="tasks of one robot", do="choose --tasks"
         )
-    card = enabled_cards(config)[sources[0]]
+    card = enabled_cards(subject.config)[sources[0]]
     if not card.robot:
         raise UserError(f"source {card.name}", got="no robot", expected="a robot's card", do="name it in the card")
-    remote = RemotePolicy(
-        options.server, RobotInterface(read_robot(card.robot), card), api_key=read_api_key(options.api_key_file)
-    )
-    own = {"run": run.resolve().name, "step": latest(run), "weights": "ema" if ema else "raw"}
-    modes = options.modes or ("flat", "hierarchical")
+    api_key = read_api_key(subject.options.api_key_file)
+    remote = RemotePolicy(server, RobotInterface(read_robot(card.robot), card), api_key=api_key)
+    own = {"run": subject.run.resolve().name, "step": subject.step, "weights": "ema" if subject.ema else "raw"}
+    modes = subject.options.modes or ("flat", "hierarchical")
     theirs = {name: remote.about.get(name) for name in (*own, "mode")}
     if theirs["mode"] not in modes or theirs != own | {"mode": theirs["mode"]}:
         expected = own | {"mode": " or ".join(modes)}
-        raise UserError(f"server {options.server}", got=theirs, expected=expected, do="serve this run so")
+        raise UserError(f"server {server}", got=theirs, expected=expected, do="serve this run so")
     return remote

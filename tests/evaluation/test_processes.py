@@ -33,7 +33,11 @@ def test_every_share_has_a_process_and_all_is_heard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "sentence"), [(13, "number: got 13, expected another"), (99, "got its end, with exit code -9")]
+    ("number", "sentence"),
+    [
+        (13, "number: got 13, expected another"),
+        pytest.param(99, "got its end, with exit code -9", marks=pytest.mark.slow),
+    ],
 )
 def test_what_one_cannot_do_ends_the_others(number: int, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
