@@ -39,14 +39,16 @@ def progress_bar(what: str) -> Iterator[Report]:
 
 
 def _lines(console: Console, what: str) -> Report:
-    tenth, begin = -1, time.monotonic()
+    tenth, first = -1, (-1, 0.0)
 
     def report(done: int, total: int, now: str) -> None:
-        nonlocal tenth
+        nonlocal tenth, first
+        if first[0] < 0:  # what goes on begins with what an earlier call has done
+            first = done, time.monotonic()
         if total and 10 * done // total > tenth:
             tenth = 10 * done // total
-            seconds = (time.monotonic() - begin) * (total - done) / max(done, 1)
-            left = f" ({timedelta(seconds=round(seconds))} left)" if 0 < done < total else ""
+            seconds = (time.monotonic() - first[1]) * (total - done) / max(done - first[0], 1)
+            left = f" ({timedelta(seconds=round(seconds))} left)" if first[0] < done < total else ""
             console.print(f"{what} {done}/{total}{left} {now}".rstrip(), highlight=False, soft_wrap=True)
 
     return report

@@ -4,14 +4,18 @@ In a run folder:
 
     closed_loop.json          {"format": 1, fields of `ClosedLoop`}
     closed_loop/<film>.mp4    the films it names
+    .closed_loop-<fingerprint>.jsonl
+                              until then, the episodes played so far: see `pi05_train.evaluation.kept`
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pi05_train.checkpoint.integrity import a_disk_for
 from pi05_train.errors import UserError
 from pi05_train.evaluation.results import RolloutResult
 
@@ -41,17 +45,36 @@ class ClosedLoop:
     server: str
     """The server's address; "" in process."""
     execute_steps: int
-    """Control steps between two looks."""
+    """Control steps between two looks, without the waiting of an open loop."""
     seconds: float
+    """Of playing, in all sittings."""
     results: tuple[RolloutResult, ...]
     films: tuple[Film, ...] = ()
+    strategy: str = "receding_horizon"
+    """One of `pi05_train.policy.execution.STRATEGIES`."""
+    delay_steps: int = 0
+    """Control steps from a look until its chunk is there."""
+
+    @property
+    def title(self) -> str:
+        """How it was played, in a few words."""
+        late = f", chunks {self.delay_steps} steps late" if self.delay_steps else ""
+        return f"step {self.step}, {self.strategy.replace('_', ' ')}{late}"
 
 
 def write_closed_loop(run: Path, found: ClosedLoop) -> Path:
     """Write `closed_loop.json` into the run folder; returns its path."""
     path = run / FILE
-    path.write_text(json.dumps({"format": FORMAT, **asdict(found)}, indent=1, allow_nan=False) + "\n")
+    temporary = run / f".{FILE}.new"
+    with a_disk_for(run):
+        temporary.write_text(json.dumps({"format": FORMAT, **asdict(found)}, indent=1, allow_nan=False) + "\n")
+        os.replace(temporary, path)
     return path
+
+
+def kept_file(run: Path, fingerprint: str) -> Path:
+    """Where an evaluation keeps its episodes until it has ended."""
+    return run / f".closed_loop-{fingerprint}.jsonl"
 
 
 def read_closed_loop(run: Path) -> ClosedLoop | None:

@@ -11,6 +11,7 @@ from pi05_train.evaluation.heldout import SourceEvaluation, evaluate_heldout
 from pi05_train.evaluation.results import ActionExample, Evaluation, RolloutResult, RolloutSummary, TextExample
 from pi05_train.evaluation.rollouts import Driver, Episode, plan_trials, run_rollouts
 from pi05_train.evaluation.success import summarise
+from pi05_train.policy.execution import Execution
 from pi05_train.policy.policy import Policy
 from pi05_train.samples.schema import Sample
 
@@ -79,7 +80,10 @@ def compare_rollouts(
     """Success of the policy and of the zero-action policy on the same start states, side by side for every task."""
 
     trials = plan_trials(tasks, episodes_per_task)
-    size = policy.model.config.vision.image_size
+    size, horizon = policy.model.config.vision.image_size, policy.model.config.action_horizon
+    trained = Chunks(
+        plan_of(policy), lambda: Execution("receding_horizon", horizon=horizon, execute_steps=execute_steps)
+    )
 
     def run(name: str, driver: Driver) -> list[RolloutSummary]:
         def ended(_: Episode, result: RolloutResult) -> None:
@@ -87,7 +91,7 @@ def compare_rollouts(
 
         return summarise(run_rollouts(driver, trials, policy=name, image_size=size, ended=ended))
 
-    pairs = zip(run("trained", Chunks(plan_of(policy), execute_steps)), run("zero actions", ZeroActions()), strict=True)
+    pairs = zip(run("trained", trained), run("zero actions", ZeroActions()), strict=True)
     return [summary for pair in pairs for summary in pair]
 
 

@@ -15,11 +15,12 @@ from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketExcepti
 from websockets.sync.client import ClientConnection, connect
 
 from pi05_train.errors import UserError
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.policy import Chunk
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.policy.server.wire import pack, unpack
 from pi05_train.processing.images import decode_jpeg
-from pi05_train.samples.robot_card import PROMPT, SEED
+from pi05_train.samples.robot_card import DELAY, PROMPT, REMAINDER, SEED
 from pi05_train.samples.schema import Sample
 
 PATIENCE_SECONDS = 120
@@ -32,27 +33,42 @@ class RemotePolicy:
     def __init__(self, url: str, robot: RobotInterface, *, api_key: str | None = None) -> None:
         """Refuses (UserError) a server that cannot be reached, lets nobody in, or serves another robot."""
         self._url, self._robot, self._api_key = url, robot, api_key
-        self._open = ExitStack()
-        self._robots: list[ClientConnection] = []
-        self.about: dict[str, Any] = self._connect()
+        self._robots: dict[ClientConnection, ExitStack] = {}
+        """What closes each."""
+        self.about: dict[str, Any]
         """What the server says of itself."""
+        robot_to_ask, self.about = self._connect()
+        self.hang_up(robot_to_ask)
         self._check()
 
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Chunk]:
-        """A chunk [H, D] per sample; all are asked for at once, so that the server can batch them."""
-        while len(self._robots) < len(samples):
-            self._connect()
-        robots = self._robots[: len(samples)]
+    def connect(self) -> ClientConnection:
+        """A robot of whom the server knows nothing yet."""
+        robot, _ = self._connect()
+        return robot
+
+    def hang_up(self, robot: ClientConnection) -> None:
+        """The server forgets the robot."""
+        self._robots.pop(robot).close()
+
+    def actions(
+        self,
+        robots: Sequence[ClientConnection],
+        samples: Sequence[Sample],
+        seeds: Sequence[int],
+        remainders: Sequence[Remainder | None],
+    ) -> list[Chunk]:
+        """A chunk [H, D] per robot and its sample; all are asked for at once, so that the server can batch them."""
         try:
-            for connection, sample, seed in zip(robots, samples, seeds, strict=True):
-                connection.send(pack(observation(self._robot, sample, seed)))
-            return [self._chunk(connection.recv(timeout=PATIENCE_SECONDS)) for connection in robots]
+            for robot, sample, seed, rest in zip(robots, samples, seeds, remainders, strict=True):
+                robot.send(pack(observation(self._robot, sample, seed, rest)))
+            return [self._chunk(robot.recv(timeout=PATIENCE_SECONDS)) for robot in robots]
         except (WebSocketException, TimeoutError, OSError) as error:
             raise self._lost(error) from error
 
     def close(self) -> None:
-        """Hang up."""
-        self._open.close()
+        """Hang up for all."""
+        for robot in list(self._robots):
+            self.hang_up(robot)
 
     def __enter__(self) -> RemotePolicy:
         return self
@@ -60,12 +76,16 @@ class RemotePolicy:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _connect(self) -> dict[str, Any]:
+    def _connect(self) -> tuple[ClientConnection, dict[str, Any]]:
+        """A connection, and what the server says first."""
         headers = {"Authorization": f"Api-Key {self._api_key}"} if self._api_key else None
         try:
-            socket = connect(self._url, compression=None, max_size=None, additional_headers=headers, proxy=None)
-            self._robots.append(self._open.enter_context(socket))
-            return cast(dict[str, Any], unpack(cast(bytes, socket.recv(timeout=PATIENCE_SECONDS))))
+            opened = ExitStack()
+            robot = opened.enter_context(
+                connect(self._url, compression=None, max_size=None, additional_headers=headers, proxy=None)
+            )
+            self._robots[robot] = opened
+            return robot, cast(dict[str, Any], unpack(cast(bytes, robot.recv(timeout=PATIENCE_SECONDS))))
         except InvalidURI as error:
             raise UserError("server", got=repr(self._url), expected="ws://host:port", do="correct it") from error
         except InvalidHandshake as error:
@@ -77,7 +97,6 @@ class RemotePolicy:
         expected = self._robot.description()
         for name, own in expected.items():
             if (theirs := self.about.get(name)) != own:
-                self.close()
                 raise UserError(
                     f"server {self._url}, {name}", got=repr(theirs), expected=repr(own), do="serve this robot's card"
                 )
@@ -111,10 +130,12 @@ class RemotePolicy:
         )
 
 
-def observation(robot: RobotInterface, sample: Sample, seed: int) -> dict[str, Any]:
+def observation(robot: RobotInterface, sample: Sample, seed: int, remainder: Remainder | None = None) -> dict[str, Any]:
     """What the robot sends where it sees and feels what the sample holds: the inverse of `RobotInterface.request`."""
     assert sample.state is not None, sample.key
     values: dict[str, Any] = {PROMPT: sample.task, SEED: seed}
+    if remainder is not None:
+        values |= {REMAINDER: robot.commands(remainder.actions_RD), DELAY: remainder.delay_steps}
     for key, view in robot.cameras.items():
         if view.camera in sample.images:
             values[key] = decode_jpeg(sample.images[view.camera]).permute(1, 2, 0).numpy()

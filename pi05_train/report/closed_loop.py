@@ -29,7 +29,7 @@ def closed_loop_tables(name: str, found: ClosedLoop) -> list[Table]:
     modes = list(dict.fromkeys(result.policy for result in found.results))
     tables = []
     for what, group in TABLES:
-        title = f"{escape_markup(name)}, step {found.step}: successes, % and 95 % interval by {what}"
+        title = f"{escape_markup(name)}, {found.title}: successes, % and 95 % interval by {what}"
         table = Table(what, "condition", title=title, title_justify="left")
         for mode in modes:
             table.add_column(mode, justify="right")
@@ -63,7 +63,7 @@ def _section(stage: StageLog, found: ClosedLoop) -> Html:
     if found.films:
         cards = html.join(_film(film, stage.films[film.file]) for film in found.films)
         parts += [Html("<h3>Films</h3>"), Html(f'<div class="cards">{cards}</div>')]
-    return html.section(f"Closed loop after {stage.name}, step {found.step}", *parts)
+    return html.section(f"Closed loop after {stage.name}, {found.title}", *parts)
 
 
 def _cell(success: Success | None) -> str:

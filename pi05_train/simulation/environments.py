@@ -30,6 +30,8 @@ class EvaluationTask:
     """Whether the room gives the object its colour, so that there are unseen ones."""
     high_level: tuple[str, ...] = ()
     """Commands that leave the subtasks to a high level; none where nobody names subtasks."""
+    displacement_dims: int = 0
+    """See `RobotSpec`."""
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -46,7 +48,14 @@ def _tasks() -> dict[str, EvaluationTask]:
     ]
     return {
         name: EvaluationTask(
-            name, spec.source, steps, spec.rate_hz, spec.action_dim, coloured, HIGH_LEVEL.get(recorded, ())
+            name,
+            spec.source,
+            steps,
+            spec.rate_hz,
+            spec.action_dim,
+            coloured,
+            HIGH_LEVEL.get(recorded, ()),
+            spec.displacement_dims,
         )
         for name, recorded, spec, steps, coloured in rows
     }

@@ -56,6 +56,7 @@ SPEC = RobotSpec(
         View("base_1_rgb", distance=1.1, azimuth=215, elevation=-30, lookat=(1.34, 0.75, 0.53)),
     ),
     simulator="gymnasium-robotics 1.4.2",
+    displacement_dims=3,
 )
 
 

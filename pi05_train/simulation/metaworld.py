@@ -33,6 +33,7 @@ SPEC = RobotSpec(
     # corner4 looks the way corner2 does, from nearer: at 64 pixels corner2 shows a puck as one pixel.
     views=(View("base_0_rgb", "corner4", half_turn=True), View("right_wrist_0_rgb", "gripperPOV")),
     simulator="metaworld 3.1.1",
+    displacement_dims=3,
 )
 
 

@@ -34,6 +34,8 @@ class RobotSpec:
     views: tuple[View, ...]
     """In the schema's camera order."""
     simulator: str
+    displacement_dims: int = 0
+    """The first numbers of a command that are displacements, of which zero holds still; the others are targets."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import pytest
 
+from pi05_train.checkpoint.integrity import CHECKSUMS, COMPLETE
+from pi05_train.checkpoint.run_state import step_folder
 from pi05_train.commands import closed_loop as module
 from pi05_train.commands.main import main
 from pi05_train.config.build import enabled_cards
@@ -18,12 +20,17 @@ from pi05_train.config.robots import read_robot
 from pi05_train.evaluation.closed_loop import FOLDER, Film, read_closed_loop
 from pi05_train.evaluation.films import SIDE
 from pi05_train.evaluation.rollouts import run_rollouts
+from pi05_train.policy.hierarchy import Hierarchy
+from pi05_train.policy.policy import Policy
 from pi05_train.report.write import write_report
 from pi05_train.simulation.environments import EVALUATION_TASKS
+from pi05_train.trainer.code_version import Code
 from tests.evaluation.pixel_policy import PixelPolicy
 from tests.policy.server.serving import flat, running
 from tests.services.ports import free_ports
 
+SERVED = {"run": "run", "step": None, "weights": "ema"}
+"""What a server of the run says of it."""
 SHORT = ["--tasks", "fetch-reach", "--episodes", "2", "--conditions", "seen", "unseen-environment"]
 
 
@@ -97,12 +104,114 @@ def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, pol
     assert played(run, *words, "--worlds", "4") == one_by_one
     assert max(policy.asked) == 4
     card = enabled_cards(read_config(run / "config.yaml"))["sim_fetch"]
+    serving = running(source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about=SERVED)
+    late = ["--episodes", "1", "--strategy", "real_time", "--execute-steps", "3", "--delay-steps", "2"]
+    late_here = played(run, *words, *late)
+    assert (late_here.strategy, late_here.execute_steps, late_here.delay_steps) == ("real_time", 3, 2)
+    with serving as server:
+        url = ["--server", f"ws://127.0.0.1:{server.port}"]
+        assert played(run, *words, *url).results == one_by_one.results
+        assert played(run, *words, *url, *late).results == late_here.results
+
+
+@pytest.mark.slow
+def test_processes_share_the_episodes_and_change_no_result(
+    run: Path, policy: PixelPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_rollouts", run_rollouts)  # as the processes have it
+    here = played(run, "--films", "0")
+    card = enabled_cards(read_config(run / "config.yaml"))["sim_fetch"]
+    with running(source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about=SERVED) as server:
+        url = f"ws://127.0.0.1:{server.port}"
+        assert played(run, "--films", "0", "--server", url, "--processes", "2").results == here.results
+
+
+def test_a_server_that_names_subtasks_does_so_anew_for_every_episode(run: Path, policy: PixelPolicy) -> None:
+    words = ["--films", "0", "--worlds", "1", "--conditions", "seen"]
+    here = played(run, *words, "--modes", "hierarchical")
+    assert policy.questions == len(here.results) == 2
+    cards = enabled_cards(read_config(run / "config.yaml"))
+    (above,) = (name for name, card in cards.items() if card.kind == "HL")
+    levels = Hierarchy(cast(Policy, policy), "hierarchical", high_level_source=above)
     serving = running(
-        source=card, robot=read_robot("sim_fetch"), infer=policy.actions, about={"run": "run", "step": None}
+        source=cards["sim_fetch"],
+        robot=read_robot("sim_fetch"),
+        hierarchical=levels.act,
+        about=SERVED,
+        clock=lambda: 0.0,
     )
     with serving as server:
-        through = played(run, *words, "--server", f"ws://127.0.0.1:{server.port}")
-    assert through.results == one_by_one.results
+        there = played(run, *words, "--server", f"ws://127.0.0.1:{server.port}")
+    assert there.results == here.results
+    assert {result.policy for result in there.results} == {"hierarchical"}
+    assert policy.questions == 4
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_as_if_it_had_not_been_interrupted(
+    run: Path, policy: PixelPolicy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (run / FOLDER).iterdir()}
+
+    words = ["--worlds", "1", "--conditions", "seen", "--episodes", "3"]
+    uninterrupted, films, asked = played(run, *words), files(), len(policy.asked)
+    assert films
+    policy.patience = asked // 2
+    assert main(["evaluate", str(run), "--closed-loop", *SHORT, *words]) == 130
+    policy.patience = None
+    (kept,) = run.glob(".closed_loop-*.jsonl")
+    ended = kept.read_bytes().count(b"\n")
+    assert 0 < ended < len(uninterrupted.results)
+    with kept.open("ab") as file:
+        file.write(b'{"place": 3, "seconds": 1, "res')
+    policy.asked.clear()
+    capsys.readouterr()
+    assert played(run, *words) == uninterrupted
+    assert f"{ended}/3 goes on after the {ended} episodes of an earlier call" in capsys.readouterr().out
+    assert len(policy.asked) == asked * (3 - ended) // 3
+    assert files() == films
+    assert not list(run.glob(".closed_loop-*"))
+
+
+def test_only_the_same_evaluation_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch, policy: PixelPolicy) -> None:
+    del policy
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_rollouts", interrupted)
+
+    def begun(*words: str) -> int:
+        """How many evaluations there are, with this one."""
+        assert main(["evaluate", str(run), "--closed-loop", *SHORT, *words]) == 130
+        return len(list(run.glob(".closed_loop-*")))
+
+    assert begun() == begun("--worlds", "3", "--films", "4", "--execute-steps", "5") == 1
+    others = (
+        ["--episodes", "3"],
+        ["--tasks", "fetch-push"],
+        ["--conditions", "seen"],
+        ["--modes", "flat", "oracle"],
+        ["--commands", "high-level"],
+        ["--weights", "raw"],
+        ["--execute-steps", "4"],
+        ["--strategy", "real_time"],
+        ["--delay-steps", "2"],
+    )
+    for number, words in enumerate(others, 2):
+        assert begun(*words) == number
+    before = begun()
+    checkpoint = step_folder(run, 5)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / COMPLETE).write_text("{}")
+    for number, content in enumerate(("{}", "other weights"), before + 1):
+        (checkpoint / CHECKSUMS).write_text(content)
+        assert begun() == number
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("euler_steps: 10", "euler_steps: 9"))
+    assert begun() == before + 3
+    monkeypatch.setattr(module, "code_version", lambda: Code({"git_commit": "another"}, ""))
+    assert begun() == before + 4
 
 
 @pytest.mark.parametrize(
@@ -112,9 +221,14 @@ def test_results_are_the_same_side_by_side_and_through_the_server(run: Path, pol
         (["--tasks", "aloha-transfer"], "task aloha-transfer: got a run without the source sim_aloha"),
         (["--modes", "psychic"], "--modes: got 'psychic', expected of hierarchical, flat, oracle"),
         (["--episodes", "0"], "--episodes: got 0, expected at least 1"),
+        (["--execute-steps", "5", "--strategy", "open_loop"], "got it with open_loop, expected another strategy"),
+        (["--delay-steps", "11"], "--delay-steps: got 11, expected at most a chunk, 10"),
         (["--execute-steps", "11"], "--execute-steps: got 11, expected at most a chunk, 10"),
         (["--tasks", "fetch-reach", "--conditions", "unseen-object"], "--conditions: got ['unseen object']"),
-        (["--server", "ws://127.0.0.1:1", "--modes", "oracle"], "--modes: got oracle with --server, expected flat"),
+        (
+            ["--server", "ws://127.0.0.1:1", "--modes", "oracle"],
+            "--modes: got oracle with --server, expected its one mode, flat or h",
+        ),
         (["--server", "ws://127.0.0.1:1"], "--server: got tasks of sim_fetch, sim_metaworld, expected tasks of one"),
     ],
 )
@@ -140,18 +254,24 @@ def test_servers_that_are_away_or_serve_something_else_are_refused(
 ) -> None:
     cards = enabled_cards(read_config(run / "config.yaml"))
 
-    def refused(port: int) -> str:
-        assert main(["evaluate", str(run), "--closed-loop", *SHORT, "--server", f"ws://127.0.0.1:{port}"]) == 2
+    def refused(port: int, *words: str) -> str:
+        server = f"ws://127.0.0.1:{port}"
+        assert main(["evaluate", str(run), "--closed-loop", *SHORT, "--server", server, *words]) == 2
         return capsys.readouterr().err
 
     assert "expected a `pi05 serve` that answers" in refused(*free_ports(1))
     with running(source=cards["sim_metaworld"], robot=read_robot("sim_metaworld"), infer=policy.actions) as server:
         assert ", robot: got 'sim_metaworld', expected 'sim_fetch'; serve this robot's card" in refused(server.port)
-    other, sources = {"run": "run", "step": 7}, {"source": cards["sim_fetch"], "robot": read_robot("sim_fetch")}
+    other, sources = (
+        SERVED | {"step": 7, "weights": "raw"},
+        {"source": cards["sim_fetch"], "robot": read_robot("sim_fetch")},
+    )
     with running(**sources, infer=policy.actions, about=other) as server:
-        assert "'step': 7, 'mode': 'flat'}, expected {'run': 'run', 'step': None, 'mode'" in refused(server.port)
-    served = {"run": "run", "step": None}
-    with running(**sources, hierarchical=flat(policy.actions), about=served) as server:
-        assert "'mode': 'hierarchical'}, expected {'run': 'run', 'step': None, 'mode': 'flat'}" in refused(server.port)
+        told = refused(server.port)
+        assert "'step': 7, 'weights': 'raw', 'mode': 'flat'}, expected {'run': 'run', 'step': None" in told
+    with running(**sources, hierarchical=flat(policy.actions), about=SERVED) as server:
+        assert "'mode': 'hierarchical'}, expected {'run': 'run', 'step': None, 'weights': 'ema', 'mode': 'flat'}" in (
+            refused(server.port, "--modes", "flat")
+        )
     assert not policy.asked
     assert read_closed_loop(run) is None

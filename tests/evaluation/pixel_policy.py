@@ -8,6 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.policy import Chunk
 from pi05_train.processing.images import decode_jpeg
 from pi05_train.samples.card import SourceCard
@@ -17,7 +18,7 @@ HORIZON = 10
 
 
 class PixelPolicy:
-    """Noise chosen by all that is seen, around a drift towards the far left."""
+    """Noise chosen by all that is seen, around a drift towards the far left; goes on with what is left of a chunk."""
 
     def __init__(self, cards: Mapping[str, SourceCard]) -> None:
         self.processor = SimpleNamespace(cards=cards)
@@ -25,11 +26,23 @@ class PixelPolicy:
         self.questions = 0
         self.prompts: set[str] = set()
         self.batch_samples = 16
+        self.patience: int | None = None
+        """Calls until Ctrl-C; None: nobody is impatient."""
 
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int], *_: object) -> list[Chunk]:
+    def actions(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None]
+    ) -> list[Chunk]:
+        if self.patience is not None and self.patience <= 0:
+            raise KeyboardInterrupt
+        self.patience = None if self.patience is None else self.patience - 1
         self.asked.append(len(samples))
         self.prompts |= {sample.subtask or sample.task for sample in samples}
-        return [self._chunk(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
+        chunks = [self._chunk(sample, seed) for sample, seed in zip(samples, seeds, strict=True)]
+        for chunk, rest in zip(chunks, remainders, strict=True):
+            if rest is not None:
+                chunk[: rest.delay_steps] = rest.actions_RD[: rest.delay_steps]
+                chunk[rest.delay_steps :] += rest.actions_RD[-1]
+        return chunks
 
     def text(self, samples: Sequence[Sample], max_tokens: int) -> list[str]:
         del max_tokens

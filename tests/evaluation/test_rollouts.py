@@ -14,6 +14,7 @@ from pi05_train.evaluation.drivers import Chunks, ZeroActions, plan_of
 from pi05_train.evaluation.results import RolloutResult
 from pi05_train.evaluation.rollouts import FIRST_SEED, Driver, Episode, plan_trials, run_rollouts
 from pi05_train.evaluation.success import Success, side_by_side, summarise
+from pi05_train.policy.execution import Execution, Remainder
 from pi05_train.samples.schema import Sample
 from pi05_train.simulation.environments import EvaluationTask
 from pi05_train.simulation.rooms import CONDITIONS, PALETTE, ROOMS, UNSEEN_PALETTE, UNSEEN_ROOMS, Room
@@ -70,7 +71,10 @@ class Wanderer:
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
 
-    def actions(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[NDArray[np.float32]]:
+    def actions(
+        self, samples: Sequence[Sample], seeds: Sequence[int], remainders: Sequence[Remainder | None]
+    ) -> list[NDArray[np.float32]]:
+        del remainders
         self.calls.append(list(seeds))
         return [
             np.random.default_rng(seed).normal(0.05, 0.4, (10, 4)).astype(np.float32) + sample.state * 0.01
@@ -92,7 +96,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wandering(actor: Wanderer) -> Driver:
-    return Chunks(plan_of(actor), 4)
+    return Chunks(plan_of(actor), lambda: Execution("receding_horizon", horizon=10, execute_steps=4))
 
 
 def run(driver: Driver, worlds: int, **options: Any) -> list[RolloutResult]:

@@ -9,6 +9,7 @@ import pytest
 
 from pi05_train.errors import UserError
 from pi05_train.policy.client import RemotePolicy, observation
+from pi05_train.policy.execution import Remainder
 from pi05_train.policy.robot import RobotInterface
 from pi05_train.samples.robot_card import Gripper
 from tests.policy.robots import robot_of
@@ -30,8 +31,9 @@ def test_a_robot_far_away_gets_the_chunks_of_the_policy() -> None:
     own = [policy.actions([sample], [seed])[0] for sample, seed in zip(samples, seeds, strict=True)]
     with running(source=CARDS["toy_arm"], infer=policy.actions) as server, to(server, TOY_ARM) as remote:
         assert remote.about["robot"] == "toy_arm_robot"
-        chunks = remote.actions(samples, seeds)
-        again = remote.actions(samples[:1], seeds[:1])
+        robots = [remote.connect() for _ in samples]
+        chunks = remote.actions(robots, samples, seeds, [None] * 3)
+        again = remote.actions(robots[:1], samples[:1], seeds[:1], [None])
     for chunk, expected in zip([*chunks, *again], [*own, own[0]], strict=True):
         np.testing.assert_allclose(chunk, expected, atol=1e-4)
 
@@ -42,11 +44,17 @@ def test_grippers_with_numbers_of_their_own_change_neither_state_nor_actions() -
     actions = [*robot.actions[:-1], replace(robot.actions[-1], gripper=rule)]
     interface = RobotInterface(replace(robot, state=state, actions=actions), CARDS["toy_arm"])
     sample, policy = replace(toy_samples("toy_arm")[0], subtask=""), toy_policy()
-    sent = interface.request(observation(interface, sample, 3)).sample
-    np.testing.assert_allclose(sent.state, sample.state, atol=1e-6)
+    rest = Remainder(policy.actions([sample], [8])[0][2:], 1)
+    sent = interface.request(observation(interface, sample, 3, rest))
+    np.testing.assert_allclose(sent.sample.state, sample.state, atol=1e-6)
+    assert sent.remainder is not None
+    assert sent.remainder.delay_steps == 1
+    np.testing.assert_allclose(sent.remainder.actions_RD, rest.actions_RD, atol=1e-6)
     serving = running(source=CARDS["toy_arm"], robot=interface.robot, infer=policy.actions)
     with serving as server, to(server, interface) as remote:
-        np.testing.assert_allclose(remote.actions([sample], [3])[0], policy.actions([sample], [3])[0], atol=1e-4)
+        np.testing.assert_allclose(
+            remote.actions([remote.connect()], [sample], [3], [None])[0], policy.actions([sample], [3])[0], atol=1e-4
+        )
 
 
 def test_a_server_that_is_not_there_or_of_another_robot_is_refused_in_a_sentence() -> None:
@@ -80,4 +88,4 @@ def test_an_observation_that_the_server_refuses_and_a_failing_server_end_in_a_se
     nowhere, failing = replace(sample, state=np.full_like(sample.state, np.nan)), replace(sample, task=FAIL)
     for asked, answer in ((nowhere, "observation, joints"), (failing, "The server failed")):
         with running() as server, to(server, interface) as remote, pytest.raises(UserError, match=f"answer '{answer}"):
-            remote.actions([asked], [0])
+            remote.actions([remote.connect()], [asked], [0], [None])

@@ -17,7 +17,9 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--closed-loop", action="store_true", help="only play in simulators, in detail:")
     loop = evaluate.add_argument_group("with --closed-loop")
     loop.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all of the simulators the run has learnt")
-    loop.add_argument("--modes", nargs="+", metavar="MODE", help="hierarchical, flat, oracle (default: flat)")
+    loop.add_argument(
+        "--modes", nargs="+", metavar="MODE", help="hierarchical, flat, oracle (default: flat, or the server's)"
+    )
     loop.add_argument(
         "--commands", choices=("task", "high-level"), help="say the task, or what a high level has to think of"
     )
@@ -25,8 +27,17 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--conditions", nargs="+", choices=("seen", "unseen-environment", "unseen-object"), help="default: all three"
     )
     loop.add_argument("--episodes", type=int, help="of each task, command, condition and mode (default: 10)")
+    loop.add_argument(
+        "--strategy",
+        choices=("open_loop", "receding_horizon", "real_time"),
+        help="how chunks follow each other, docs/policy.md (default: receding_horizon)",
+    )
     loop.add_argument("--execute-steps", type=int, help="control steps between two looks (default: 5)")
-    loop.add_argument("--worlds", type=int, help="played side by side; changes no result (default: 8)")
+    loop.add_argument("--delay-steps", type=int, help="control steps from a look until its chunk is there (default: 0)")
+    loop.add_argument("--worlds", type=int, help="played side by side in a process; changes no result (default: 8)")
+    loop.add_argument(
+        "--processes", type=int, help="share the episodes, each with its own policy; changes no result (default: 1)"
+    )
     loop.add_argument("--films", type=int, help="of each mode, task and outcome (default: 1)")
     loop.add_argument("--server", metavar="URL", help="ask a `pi05 serve` of the run, ws://host:port (default: none)")
     loop.add_argument("--api-key-file", metavar="FILE", help="with the server's key")
@@ -35,7 +46,7 @@ def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 LOOP = (
     "tasks", "modes", "commands", "conditions", "episodes",
-    "execute_steps", "worlds", "films", "server", "api_key_file",
+    "strategy", "execute_steps", "delay_steps", "worlds", "processes", "films", "server", "api_key_file",
 )  # fmt: skip
 """Options that need --closed-loop."""
 
@@ -44,7 +55,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     ema = arguments.weights == "ema"
     given = {name: _once(value) for name in LOOP if (value := getattr(arguments, name)) is not None}
     if arguments.closed_loop:
-        from pi05_train.commands.closed_loop import LoopOptions, closed_loop
+        from pi05_train.commands.closed_loop import closed_loop
+        from pi05_train.commands.loop_options import LoopOptions
 
         closed_loop(arguments.runs, LoopOptions(**given), ema=ema)
         return
