@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pi05_train.commands.data import index, read_card
+from pi05_train.commands.data import index
 from pi05_train.commands.main import main as pi05
 from pi05_train.config.build import shard_statistics
 from pi05_train.config.compose import compose
 from pi05_train.config.schema import Config
+from pi05_train.config.sources import read_card
 from pi05_train.data.fitting.fast_report import Measured
 from pi05_train.data.fitting.tokenizer_check import measure_sources
 from pi05_train.data.fitting.tokenizer_fit import FastOptions, fit_fast

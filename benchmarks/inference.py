@@ -119,14 +119,14 @@ def pad(batch: Batch, config: ModelConfig) -> Rectangle:
     images, longest = CAMERAS * config.vision.tokens_per_image, config.max_prompt_tokens
     ids = torch.zeros(samples, longest, dtype=torch.int64, device=device)
     valid = torch.ones(samples, images + longest, dtype=torch.bool, device=device)
-    for s, own in enumerate(batch.token_ids_N.split(batch.prefix_lengths)):
+    for s, own in enumerate(torch.split(batch.token_ids_N, list(batch.prefix_lengths))):
         prompt = own[images:]
         ids[s, : len(prompt)] = prompt
         valid[s, images + len(prompt) :] = False
     steps = torch.arange(config.action_horizon, device=device)
     chunk = valid.new_ones(samples, 1, len(steps), len(steps))
     return Rectangle(
-        batch.images_ICHW.unflatten(0, (samples, CAMERAS)).transpose(0, 1),
+        torch.unflatten(batch.images_ICHW, 0, (samples, CAMERAS)).transpose(0, 1),
         ids,
         rotation(valid.cumsum(1) - 1, config.head_dim),
         rotation(valid.sum(1)[:, None] + steps, config.head_dim),
@@ -170,7 +170,9 @@ def plain_velocity(model: Pi05, side: Rectangle, memory: list[KeysValues], x: Te
     assert condition is not None
     chunk, modulation = chunk.to(memory[0][0].dtype), condition[:, None]
     for layer, (k, v) in zip(model.layers, memory, strict=True):
+        assert isinstance(layer, JointBlock)
         block = layer.expert
+        assert block is not None
         normed, gate = block.attention_norm(chunk, modulation)
         own_k, own_v = block.keys_values(normed, side.chunk_rotation)
         q = block.queries(normed, side.chunk_rotation)
@@ -197,6 +199,18 @@ class Stages:
     whole: Callable[[], Tensor]
 
 
+@dataclass(frozen=True)
+class Replay:
+    """A recorded part, to be run again."""
+
+    graph: torch.cuda.CUDAGraph
+    reads: Any
+    """The graph does not keep what it reads."""
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
 def ours(model: Pi05, batch: Batch, noise: Tensor, *, graphs: bool) -> Stages:
     """The policy's sampler."""
     sampler = Sampler(model, steps=STEPS, graphs=graphs)
@@ -221,7 +235,8 @@ def ours(model: Pi05, batch: Batch, noise: Tensor, *, graphs: bool) -> Stages:
     first, x = record(vision)
     second, (_, memory) = record(lambda: model.read_prefix(x, inputs.prefix))
     third, _ = record(lambda: denoising(memory))
-    return Stages(first.replay, second.replay, third.replay, whole)
+    recorded = inputs, x, memory
+    return Stages(Replay(first, recorded), Replay(second, recorded), Replay(third, recorded), whole)
 
 
 def plain(model: Pi05, batch: Batch, noise: Tensor, *, cached: bool) -> Stages:

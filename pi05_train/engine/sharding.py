@@ -31,6 +31,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from pi05_train.config.run_parts import EngineConfig
 from pi05_train.engine.world import World
 from pi05_train.errors import UserError
+from pi05_train.model.compilation import compiled
 from pi05_train.model.pi05 import Output, Pi05
 
 
@@ -47,8 +48,8 @@ class Distributed:
 def distribute(model: Pi05, engine: EngineConfig, world: World, device: torch.device) -> Distributed:
     """Spread `model` as `engine` says; its parameters stay fp32 and keep their names."""
     for block in _blocks(model):
-        if engine.compile:
-            _compile(block)
+        if engine.compile:  # the innermost wrapping: hooks and checkpoints stay outside what is compiled
+            block.forward = compiled(block.forward, any_length=True)
         if engine.activation_checkpointing != "none":
             _checkpoint(block, engine)
     if engine.name in ("fsdp2", "hsdp"):
@@ -62,16 +63,6 @@ def distribute(model: Pi05, engine: EngineConfig, world: World, device: torch.de
 
 def _blocks(model: Pi05) -> list[nn.Module]:
     return [*model.vision.blocks, *model.layers]
-
-
-def _compile(block: nn.Module) -> None:
-    """Kernels made for the block's code, once for all blocks of a kind and for every length.
-
-    The innermost wrapping: hooks and checkpoints stay outside what is compiled.
-    """
-    # The compiler looks at .grad of what it is given, of other blocks' results too.
-    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf Tensor")
-    block.forward = torch.compile(block.forward, dynamic=True)
 
 
 _KEPT = frozenset(

@@ -21,6 +21,7 @@ from pi05_train.model.action import ActionEnds, action_ends
 from pi05_train.model.batch import Batch
 from pi05_train.model.cache import PrefixCache
 from pi05_train.model.chunk_plan import DenoisingPlan, denoising_plan
+from pi05_train.model.compilation import compiled
 from pi05_train.model.config import ModelConfig
 from pi05_train.model.denoising import ChunkLayer, Denoiser, chunk_layer
 from pi05_train.model.flow import noisy_actions
@@ -73,8 +74,8 @@ class Pi05(nn.Module):
     def compile_inference(self) -> None:
         """From now on blocks run through torch.compile: fewer, larger kernels, after a minute or two at the start."""
         for block in (*self.vision.blocks, *self.layers):
-            block.forward = torch.compile(block.forward)
-        self._chunk_layer = torch.compile(chunk_layer)
+            block.forward = compiled(block.forward)
+        self._chunk_layer = compiled(chunk_layer)
 
     def init_weights(self, seed: int) -> None:
         """Draws every parameter; the same seed gives the same weights, with or without the expert."""

@@ -32,7 +32,7 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     serve.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 on a GPU, fp32 elsewhere")
     serve.add_argument(
-        "--compile", action="store_true", help="faster answers on a GPU, after a minute at the start (torch.compile)"
+        "--compile", action="store_true", help="faster answers on a GPU, for a slower start (torch.compile)"
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     serve.add_argument("--port", type=int, default=8000, help="0: a free one (default: %(default)s)")
