@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pi05_train.checkpoint.integrity import a_disk_for
 from pi05_train.checkpoint.run_state import latest, step_folder
+from pi05_train.commands.computing import Computing
 from pi05_train.commands.loop_options import LoopOptions, trials_of
 from pi05_train.commands.progress import progress_bar
 from pi05_train.commands.serve import read_api_key
@@ -39,10 +40,10 @@ from pi05_train.simulation.environments import EVALUATION_TASKS
 from pi05_train.trainer.code_version import code_version
 
 
-def closed_loop(folders: Sequence[str], options: LoopOptions, *, ema: bool) -> None:
+def closed_loop(folders: Sequence[str], options: LoopOptions, *, ema: bool, computing: Computing) -> None:
     """Play with the newest checkpoint of every run, print its tables and write `closed_loop.json`."""
     for folder in folders:
-        for table in closed_loop_tables(folder, play(Path(folder), options, ema=ema)):
+        for table in closed_loop_tables(folder, play(Path(folder), options, ema=ema, computing=computing)):
             Console().print(table)
 
 
@@ -54,6 +55,7 @@ class Subject:
     step: int | None
     """Of the checkpoint: the newest one when the evaluation begins."""
     ema: bool
+    computing: Computing
     config: Config
     options: LoopOptions
 
@@ -71,9 +73,9 @@ Tell = Callable[[tuple[int, RolloutResult, list[Action]]], None]
 """Hears of an episode that has ended: its place, its result and what it did."""
 
 
-def play(run: Path, options: LoopOptions, *, ema: bool) -> ClosedLoop:
+def play(run: Path, options: LoopOptions, *, ema: bool, computing: Computing) -> ClosedLoop:
     """Play, and write `closed_loop.json` and films into the run folder; goes on where the same call was interrupted."""
-    subject = Subject(run, latest(run), ema, read_config(run / "config.yaml"), options)
+    subject = Subject(run, latest(run), ema, computing, read_config(run / "config.yaml"), options)
     trials = trials_of(run, subject.config, options)
     with ExitStack() as opened:
         plans = _plans(subject, trials, opened)
@@ -149,7 +151,8 @@ def _fingerprint(subject: Subject, episodes: Sequence[tuple[str, Trial]]) -> str
     checkpoint = step_folder(subject.run, subject.step or 0)
     weights = [file.read_text() for file in sorted(checkpoint.glob("*.json"))]  # with checksums
     execution = (options.strategy, options.execution(config.model.action_horizon).execute_steps, options.delay_steps)
-    decides = (code_version().version, config, checkpoint.name, weights, subject.ema, options.server, execution)
+    computed = (weights, subject.ema, subject.computing, options.server)
+    decides = (code_version().version, config, checkpoint.name, computed, execution)
     return hashlib.sha256(repr((decides, episodes)).encode()).hexdigest()[:12]
 
 
@@ -170,7 +173,10 @@ def _plans(subject: Subject, trials: Sequence[Trial], opened: ExitStack) -> dict
     if options.server is not None:
         remote = opened.enter_context(_remote(subject, trials, options.server))
         return {remote.about["mode"]: plan_of_remote(remote)}
-    policy = load_policy(run if subject.step is None else step_folder(run, subject.step), ema=subject.ema)
+    checkpoint = run if subject.step is None else step_folder(run, subject.step)
+    policy = load_policy(
+        checkpoint, ema=subject.ema, device=subject.computing.device, bfloat16=subject.computing.bfloat16
+    )
     policy.batch_samples = options.worlds
     above = [name for name, card in enabled_cards(config).items() if card.kind == "HL"]
     modes = options.modes or ("flat",)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pi05_train.checkpoint.run_state import latest
+from pi05_train.commands.computing import Computing
 from pi05_train.commands.data import index, simulate
 from pi05_train.commands.evaluate import measure
 from pi05_train.commands.tokenizer import fit
@@ -122,7 +123,12 @@ def _training(name: str, explanation: str, config: Config) -> Phase:
 
 def _evaluation(name: str, explanation: str, config: Config) -> Phase:
     run = Path(config.run.folder)
-    return Phase(name, explanation, lambda: measure(run, ema=True), (run / "evaluation.json").is_file)
+    return Phase(
+        name,
+        explanation,
+        lambda: measure(run, ema=True, computing=Computing.of(None, None)),
+        (run / "evaluation.json").is_file,
+    )
 
 
 def _whole(folder: Path, make: Callable[[Path], object]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from pi05_train.checkpoint.run_state import latest
+from pi05_train.commands.computing import Computing
 from pi05_train.commands.progress import progress_bar
 from pi05_train.config.compose import read_config
 from pi05_train.config.schema import Config
@@ -26,16 +27,16 @@ BASELINE_SAMPLES = 200
 """Training samples per source that the constant baselines are fitted on."""
 
 
-def evaluate(folders: Sequence[str], *, ema: bool) -> None:
+def evaluate(folders: Sequence[str], *, ema: bool, computing: Computing) -> None:
     """Measure the newest checkpoint of every run and print its table."""
     for folder in folders:
-        Console().print(results_table(measure(Path(folder), ema=ema)))
+        Console().print(results_table(measure(Path(folder), ema=ema, computing=computing)))
 
 
-def measure(run: Path, *, ema: bool) -> Evaluation:
+def measure(run: Path, *, ema: bool, computing: Computing) -> Evaluation:
     """Measure the run's newest checkpoint and write `evaluation.json` into its folder."""
     config = read_config(run / "config.yaml")
-    policy = load_policy(run, ema=ema)
+    policy = load_policy(run, ema=ema, device=computing.device, bfloat16=computing.bfloat16)
     heldout = Mixture.of(config, split="heldout")
     with progress_bar("evaluating") as report:
         evaluation = evaluate_policy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pi05_train.checkpoint.run_state import find_checkpoint
-from pi05_train.commands.serve import device_of
+from pi05_train.commands.computing import Computing
 from pi05_train.config.build import enabled_cards
 from pi05_train.config.compose import read_config
 from pi05_train.config.robots import read_robot
@@ -35,17 +35,16 @@ def explain(
     high_level_source: str | None,
     seed: int | None,
     ema: bool,
-    device: str | None,
+    computing: Computing,
 ) -> None:
     """Write the page of a sample `SOURCE:KEY`, or of a robot's observation in a file; prints its path."""
     _check(sample, robot, source, seed)
-    folder, on = run_folder(Path(run).resolve()), device_of(device)
+    folder = run_folder(Path(run).resolve())
     config = read_config(folder / "config.yaml")
     recorded = None if sample is None else _recorded(config, sample)
     observed = None if observation is None else unpack(_content(observation))
     card = None if robot is None else read_robot(robot)
-    policy = load_policy(Path(run), ema=ema)
-    policy.model.to(on)
+    policy = load_policy(Path(run), ema=ema, device=computing.device, bfloat16=computing.bfloat16)
     if recorded is not None:
         interface, request = _interface(policy, recorded), Request(recorded, None, None)
     else:
@@ -66,7 +65,8 @@ def explain(
         "run": folder.name,
         "checkpoint": find_checkpoint(Path(run)).name,
         "weights": "ema" if ema else "raw",
-        "device": str(policy.device),
+        "device": computing.device,
+        "precision": computing.precision,
         "robot": interface.robot.name if interface is not None else "",
         "observation": observation or "",
     }

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from ipaddress import ip_address
 from pathlib import Path
 
-import torch
-
+from pi05_train.commands.computing import Computing
 from pi05_train.config.compose import read_config
 from pi05_train.errors import UserError
 from pi05_train.policy.hierarchy import Hierarchy, RobotState, Turn
@@ -34,8 +33,7 @@ def serve(
     mode: str,
     high_level_source: str | None,
     ema: bool,
-    device: str | None,
-    precision: str | None,
+    computing: Computing,
     compiled: bool,
     host: str,
     port: int,
@@ -46,7 +44,6 @@ def serve(
     """Serve a run's newest checkpoint, one of its checkpoints, or other weights; events go to standard output."""
     events, api_key = Events(sys.stdout), read_api_key(api_key_file)
     kept = None if keep_requests is None else KeptRequests(Path(keep_requests))
-    bfloat16 = precision_of(precision, place := device_of(device)) == "bf16"
     served = load_served(
         where,
         robot,
@@ -54,8 +51,8 @@ def serve(
         overrides,
         asset=asset,
         ema=ema,
-        device=str(place),
-        bfloat16=bfloat16,
+        device=computing.device,
+        bfloat16=computing.bfloat16,
         compiled=compiled,
     )
     policy = served.policy
@@ -63,7 +60,7 @@ def serve(
     policy.batch_samples = limits.batch_samples
     about = {
         **served.about,
-        "precision": "bf16" if bfloat16 else "fp32",
+        "precision": computing.precision,
         "action_horizon": policy.model.config.action_horizon,
     }
     server = PolicyServer(
@@ -104,21 +101,6 @@ def levels_of(policy: Policy, where: str, mode: str, source: str | None) -> Hier
         )
     limit = read_config(run_folder(Path(where)) / "config.yaml").evaluation.max_text_tokens
     return Hierarchy(policy, mode, high_level_source=source or known[0], max_text_tokens=limit)
-
-
-def device_of(name: str | None) -> torch.device:
-    """The device of that name; None: a GPU where there is one."""
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UserError(
-            "--device", got="cuda", expected="a CUDA GPU on this machine", do="leave it out, or name the cpu"
-        )
-    return torch.device(name or ("cuda" if there else "cpu"))
-
-
-def precision_of(name: str | None, device: torch.device) -> str:
-    """The precision of that name; None: bf16 on a GPU, fp32 elsewhere."""
-    return name or ("bf16" if device.type == "cuda" else "fp32")
 
 
 def warm_up(levels: Hierarchy, robot: RobotInterface) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from pi05_train.evaluation.answers import Answers, Truth, ask, truth_of
 from pi05_train.evaluation.baselines import ConstantPredictor, fit_constant
 from pi05_train.evaluation.metrics import aligned_accuracy, best_match_iou, masked_rmse, squared_errors
 from pi05_train.evaluation.results import METRICS, HeldoutResult
 from pi05_train.evaluation.tally import SourceSamples, Tally, mean_tally
+from pi05_train.model.half import to_bfloat16
 from pi05_train.model.pi05 import Pi05
 from pi05_train.policy.policy import Chunk, Policy
 from pi05_train.samples.schema import Sample
@@ -98,11 +100,12 @@ def evaluate_source(
 
 def untrained_policy(policy: Policy, *, seed: int) -> Policy:
     """The same kind of policy with freshly initialised weights."""
-    weight = policy.model.embedding.weight
     model = Pi05(policy.model.config, expert=policy.has_expert)
     model.init_weights(seed)
+    if policy.model.embedding.weight.dtype == torch.bfloat16:
+        to_bfloat16(model)
     return Policy(
-        model.to(device=weight.device, dtype=weight.dtype).eval(),
+        model.to(policy.device).eval(),
         policy.processor,
         euler_steps=policy.euler_steps,
         batch_samples=policy.batch_samples,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from pi05_train.commands.verbs.computing import add_computing
 from pi05_train.errors import UserError
 
 
 def add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     """Add the arguments of `pi05 evaluate`."""
     evaluate.add_argument("runs", nargs="+", metavar="run", help="run folder of a stage, or of each variant of a study")
-    evaluate.add_argument(
-        "--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)"
-    )
+    add_computing(evaluate)
     evaluate.add_argument("--closed-loop", action="store_true", help="only play in simulators, in detail:")
     loop = evaluate.add_argument_group("with --closed-loop")
     loop.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all of the simulators the run has learnt")
@@ -52,20 +51,22 @@ LOOP = (
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    ema = arguments.weights == "ema"
+    from pi05_train.commands.computing import Computing
+
+    ema, computing = arguments.weights == "ema", Computing.of(arguments.device, arguments.precision)
     given = {name: _once(value) for name in LOOP if (value := getattr(arguments, name)) is not None}
     if arguments.closed_loop:
         from pi05_train.commands.closed_loop import closed_loop
         from pi05_train.commands.loop_options import LoopOptions
 
-        closed_loop(arguments.runs, LoopOptions(**given), ema=ema)
+        closed_loop(arguments.runs, LoopOptions(**given), ema=ema, computing=computing)
         return
     if given:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UserError("evaluate", got=options, expected="it with --closed-loop", do="add --closed-loop")
     from pi05_train.commands.evaluate import evaluate
 
-    evaluate(arguments.runs, ema=ema)
+    evaluate(arguments.runs, ema=ema, computing=computing)
 
 
 def _once(value: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from pi05_train.commands.verbs.computing import add_computing
+
 
 def add_explain(explain: argparse.ArgumentParser) -> None:
     """Add the arguments of `pi05 explain`."""
@@ -26,13 +28,13 @@ def add_explain(explain: argparse.ArgumentParser) -> None:
     )
     explain.add_argument("--high-level-source", help="its cameras are the high level's (default: the robot's own)")
     explain.add_argument("--seed", type=int, help="of the noise (default: the observation's own, or 0)")
-    explain.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which (default: %(default)s)")
-    explain.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    add_computing(explain)
     explain.add_argument("--html", metavar="FILE", default="explain.html", help="the page (default: %(default)s)")
     explain.set_defaults(verb=_explain)
 
 
 def _explain(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.computing import Computing
     from pi05_train.commands.explain import explain
 
     explain(
@@ -46,5 +48,5 @@ def _explain(arguments: argparse.Namespace) -> None:
         high_level_source=arguments.high_level_source,
         seed=arguments.seed,
         ema=arguments.weights == "ema",
-        device=arguments.device,
+        computing=Computing.of(arguments.device, arguments.precision),
     )

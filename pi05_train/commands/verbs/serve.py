@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 
+from pi05_train.commands.verbs.computing import add_computing
+
 
 def add_serve(serve: argparse.ArgumentParser) -> None:
     """Add the arguments of `pi05 serve`."""
@@ -28,9 +30,7 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--high-level-source", help="its cameras are the high level's (default: the run's only one of kind HL)"
     )
-    serve.add_argument("--weights", choices=("ema", "raw"), default="ema", help="which weights (default: %(default)s)")
-    serve.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
-    serve.add_argument("--precision", choices=("bf16", "fp32"), help="default: bf16 on a GPU, fp32 elsewhere")
+    add_computing(serve)
     serve.add_argument(
         "--compile", action="store_true", help="faster answers on a GPU, for a slower start (torch.compile)"
     )
@@ -57,6 +57,7 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    from pi05_train.commands.computing import Computing
     from pi05_train.commands.serve import serve
     from pi05_train.policy.server.limits import Limits
 
@@ -69,8 +70,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         mode=arguments.mode,
         high_level_source=arguments.high_level_source,
         ema=arguments.weights == "ema",
-        device=arguments.device,
-        precision=arguments.precision,
+        computing=Computing.of(arguments.device, arguments.precision),
         compiled=arguments.compile,
         host=arguments.host,
         port=arguments.port,
