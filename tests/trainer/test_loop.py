@@ -270,15 +270,19 @@ def test_trackers_see_the_rows_of_the_file(tmp_path: Path) -> None:
 
 
 def test_kill_dash_nine_then_resume_is_the_uninterrupted_run(tmp_path: Path, whole: tuple[PyTorchEngine, Path]) -> None:
-    """A real process, killed by itself in the middle of a save: files written, name not yet given."""
+    """A real process, killed by itself in the middle of a save: files written, name not yet given.
+
+    It has as many threads as this one: they decide the last bits.
+    """
     script = f"""
-import os, signal
+import os, signal, torch
 from pathlib import Path
 from pi05_train.checkpoint import integrity
 from tests.engine.tiny import tiny_engine, tiny_loader
 from tests.trainer.test_loop import PLAN, open_run
 from pi05_train.trainer.examples import Prediction
 from pi05_train.trainer.loop import fit
+torch.set_num_threads({torch.get_num_threads()})
 rename = Path.rename
 def rename_or_die(self, target):
     if self.name == ".saving-step-00000006":
