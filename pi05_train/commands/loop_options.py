@@ -52,7 +52,6 @@ class LoopOptions:
         if self.server and (len(self.modes) > 1 or "oracle" in self.modes):
             got, expected = f"{', '.join(self.modes)} with --server", "its one mode, flat or hierarchical"
             raise UserError("--modes", got=got, expected=expected, do="leave one out")
-
         if self.strategy == "open_loop" and self.execute_steps is not None:
             expected = "another strategy: an open loop executes whole chunks"
             raise UserError("--execute-steps", got="it with open_loop", expected=expected, do="leave one out")
