@@ -141,7 +141,7 @@ def test_pi0_fast_is_served_and_an_answer_that_is_no_chunk_refused(
     ("words", "sentence"),
     [
         ([], "--source: got nothing, expected the card of a source in data_mixtures/source, or a card file"),
-        (["--source", "nobody"], "source card: got nobody, expected a file, or one of"),
+        (["--source", "nobody"], "source card: got 'nobody', expected a file, or one of"),
         (["--source", "open_droid"], "source card open_droid, cameras: got"),
         (["--source", "FILE", "--weights", "raw"], "--weights: got raw, expected a run"),
         (

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pi05_train.config.card_file import shipped
 from pi05_train.config.compose import compose
-from pi05_train.config.robots import read_robot, shipped_robots
+from pi05_train.config.robots import read_robot
 from pi05_train.convert.rlds_datasets import find_entry
 from pi05_train.errors import UserError
 from pi05_train.resources import resource
@@ -24,7 +25,7 @@ OF_ROBOTS = [card for card in SOURCES if card.robot]
 
 def test_the_robots_of_the_demo_and_of_the_field_ship() -> None:
     robots = ["aloha", "droid", "libero", "mobile_bimanual", "sim_aloha", "sim_fetch", "sim_metaworld", "ur5"]
-    assert shipped_robots() == robots
+    assert shipped("robot") == robots
     assert {name: read_robot(name).action_dim for name in robots} == {
         "aloha": 14, "droid": 8, "libero": 7, "mobile_bimanual": 18, "sim_aloha": 14, "sim_fetch": 4,
         "sim_metaworld": 4, "ur5": 7,
